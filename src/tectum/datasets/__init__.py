@@ -1,0 +1,1 @@
+"""Room ``datasets`` of the house; see docs/architecture.md."""

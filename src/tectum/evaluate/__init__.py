@@ -1,0 +1,1 @@
+"""Room ``evaluate`` of the house; see docs/architecture.md."""

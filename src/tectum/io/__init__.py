@@ -1,0 +1,1 @@
+"""Room ``io`` of the house; see docs/architecture.md."""

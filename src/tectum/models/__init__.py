@@ -1,0 +1,1 @@
+"""Room ``models`` of the house; see docs/architecture.md."""

@@ -1,0 +1,1 @@
+"""Room ``nn`` of the house; see docs/architecture.md."""

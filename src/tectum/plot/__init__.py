@@ -1,0 +1,1 @@
+"""Room ``plot`` of the house; see docs/architecture.md."""

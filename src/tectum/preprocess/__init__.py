@@ -1,0 +1,1 @@
+"""Room ``preprocess`` of the house; see docs/architecture.md."""

@@ -1,0 +1,1 @@
+"""Room ``stats`` of the house; see docs/architecture.md."""
