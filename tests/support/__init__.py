@@ -1,0 +1,1 @@
+"""Helpers shared by the tests: a pretend accelerator for machines without one."""
