@@ -1,1 +1,6 @@
-"""Room ``evaluate`` of the house; see docs/architecture.md."""
+"""Evaluation that cannot leak: splits by group or by contiguous blocks, scores, cross-validation."""
+
+from .crossval import cross_validate
+from .splits import Fold, block_folds, check_disjoint, group_folds
+
+__all__ = ["Fold", "block_folds", "check_disjoint", "cross_validate", "group_folds"]

@@ -1,1 +1,5 @@
-"""Room ``io`` of the house; see docs/architecture.md."""
+"""Readers: one file a family, one function for all of them."""
+
+from .read import read
+
+__all__ = ["read"]

@@ -1,1 +1,24 @@
-"""Room ``plot`` of the house; see docs/architecture.md."""
+"""Figures: functions that take arrays and ``ax=None``, draw like a paper's figure, and return Axes."""
+
+from .curves import bands, curve, lines, ranks
+from .heat import blocks, image, matrix
+from .quicklook import quicklook, raster, traces
+from .style import PALETTE, SEQUENTIAL, SIGNED, axes, style
+
+__all__ = [
+    "PALETTE",
+    "SEQUENTIAL",
+    "SIGNED",
+    "axes",
+    "bands",
+    "blocks",
+    "curve",
+    "image",
+    "lines",
+    "matrix",
+    "quicklook",
+    "ranks",
+    "raster",
+    "style",
+    "traces",
+]

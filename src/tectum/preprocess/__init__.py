@@ -1,1 +1,19 @@
-"""Room ``preprocess`` of the house; see docs/architecture.md."""
+"""Preprocessing: small functions from container to container; each notes itself in the history."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .basic import bin_spikes, crop, part, resample, select, smooth, standardise
+
+#: Steps that a study may name.
+STEPS: dict[str, Callable[..., Any]] = {
+    "bin": bin_spikes,
+    "crop": crop,
+    "part": part,
+    "resample": resample,
+    "select": select,
+    "smooth": smooth,
+    "standardise": standardise,
+}
+
+__all__ = ["STEPS", "bin_spikes", "crop", "part", "resample", "select", "smooth", "standardise"]
