@@ -7,8 +7,10 @@ toolkit counts in integer samples.
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +18,11 @@ from .errors import InputError, explain
 
 #: Tolerance in samples that absorbs float64 rounding of times that lie on an edge.
 EDGE = 1e-6
+
+
+def slack(rate: float, t0: float) -> float:
+    """Return the tolerance in samples for times near ``t0``: float64 holds 1e9 s only to 1e-7 s."""
+    return EDGE + 2.0 * math.ulp(t0) * rate
 
 
 @overload
@@ -44,8 +51,8 @@ def to_sample(seconds: float | Tensor, *, rate: float, t0: float = 0.0) -> int |
     3
     """
     if isinstance(seconds, Tensor):
-        return torch.floor((seconds.double() - t0).mul_(rate).add_(EDGE)).to(torch.int64)
-    return math.floor((seconds - t0) * rate + EDGE)
+        return (seconds.double() - t0).mul_(rate).add_(slack(rate, t0)).floor_().to(torch.int64)
+    return math.floor((seconds - t0) * rate + slack(rate, t0))
 
 
 def to_seconds(sample: int | Tensor, *, rate: float, t0: float = 0.0) -> float | Tensor:
@@ -72,7 +79,7 @@ def count_samples(duration: float, *, rate: float) -> int:
 
 def check_rate(rate: float, where: str) -> float:
     """Return ``rate`` in Hz after checking that it is finite and positive."""
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate <= 0:
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not math.isfinite(rate) or rate <= 0:
         raise InputError(explain(where, expected="a finite rate above 0 Hz", got=repr(rate)))
     return float(rate)
 
@@ -98,9 +105,10 @@ def regular_rate(times: Tensor, *, tolerance: float = 0.01) -> float | None:
     4.0
     """
     steps = times.double().diff()
-    if len(steps) == 0 or bool((steps <= 0).any()):
+    if len(steps) == 0 or not bool((steps > 0).all()):
         return None
     middle = steps.median()
-    if bool(((steps - middle).abs() > tolerance * middle).any()):
+    rounding = 2.0 * float(np.spacing(float(times.abs().max())))
+    if bool(((steps - middle).abs() > tolerance * middle + rounding).any()):
         return None
     return float(len(steps) / (times[-1] - times[0]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import ContractError, explain
+from .errors import AxisError, ContractError, explain, nearest
 from .recording import Recording
 from .serialize import storable
 
@@ -22,7 +22,7 @@ class Contract:
         Axis names in order.
     axis : str
         The axis of sensors or units whose entries must agree.
-    names : tuple of str
+    names : tuple of str or int
         Entries of that axis in order; empty if they had no names.
     size : int
         Number of entries of that axis.
@@ -36,7 +36,7 @@ class Contract:
 
     dims: tuple[str, ...]
     axis: str
-    names: tuple[str, ...]
+    names: tuple[str | int, ...]
     size: int
     rate: float | None
     units: str
@@ -45,6 +45,10 @@ class Contract:
     @classmethod
     def of(cls, rec: Recording, *, axis: str, window: bool = False) -> Contract:
         """Read the contract off a training recording."""
+        if axis not in rec.dims:
+            raise AxisError(
+                explain("Contract", expected=f"an axis among {rec.dims}", got=repr(axis), fix=nearest(axis, rec.dims))
+            )
         return cls(
             dims=rec.dims,
             axis=axis,
@@ -98,6 +102,6 @@ class Contract:
             )
 
 
-def _names(rec: Recording, axis: str) -> tuple[str, ...]:
+def _names(rec: Recording, axis: str) -> tuple[str | int, ...]:
     labels = rec.labels(axis)
-    return () if labels is None else tuple(str(x) for x in labels)
+    return () if labels is None else tuple(labels.tolist())

@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from .device import from_numpy
 from .errors import AxisError, InputError, explain
 from .graph import Graph
 from .intervals import Intervals
@@ -28,13 +28,15 @@ CONVERTERS: dict[str, str] = {
 }
 
 
-def as_container(obj: Any) -> Any:
+def as_container(obj: Any, where: str = "input") -> Any:
     """Return one of our containers for any supported object.
 
     Parameters
     ----------
     obj : Recording, Spikes, Intervals, Graph, Session, (array, dims) pair or foreign object
         A bare array is refused because its axes have no names.
+    where : str, default "input"
+        Owner and argument that an error names.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def as_container(obj: Any) -> Any:
 
     Examples
     --------
-    >>> as_container((torch.zeros(4, 2), ("trial", "feature"))).sizes
+    >>> as_container((np.zeros((4, 2)), ("trial", "feature"))).sizes
     {'trial': 4, 'feature': 2}
     """
     if isinstance(obj, (Recording, Spikes, Intervals, Graph, Session)):
@@ -53,7 +55,7 @@ def as_container(obj: Any) -> Any:
     if isinstance(obj, (Tensor, np.ndarray)):
         raise AxisError(
             explain(
-                "input",
+                where,
                 expected="named axes",
                 got=f"a bare array of shape {tuple(obj.shape)}",
                 fix="pass (array, ('time', 'unit')) or a Recording",
@@ -66,7 +68,7 @@ def as_container(obj: Any) -> Any:
         known = ", ".join(sorted(CONVERTERS))
         raise InputError(
             explain(
-                "input",
+                where,
                 expected=f"a tectum container or an object of {known}",
                 got=f"{type(obj).__module__}.{type(obj).__qualname__}",
             )
@@ -76,7 +78,7 @@ def as_container(obj: Any) -> Any:
 
 def _labelled(array: Any, dims: Any) -> Recording:
     """Wrap a labelled array; without a clock a time axis counts samples at 1 Hz."""
-    data = array if isinstance(array, Tensor) else torch.as_tensor(np.asarray(array))
+    data = array if isinstance(array, Tensor) else from_numpy(np.asarray(array))
     return Recording(data=data, dims=dims, rate=1.0 if "time" in dims else None)
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
+from torch import Tensor
 
 from .errors import InputError, explain
 
@@ -21,17 +26,19 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         return _best_device()
     try:
         found = torch.device(device)
-    except RuntimeError as cause:
+    except (RuntimeError, TypeError) as cause:
         raise InputError(explain("device", expected="'auto', 'cpu', 'cuda', 'mps', ...", got=repr(device))) from cause
-    if found.type == "cuda" and not torch.cuda.is_available():
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as cause:
         raise InputError(
             explain(
                 "device",
                 expected="a device of this machine",
-                got=f"{device!r} with torch {torch.__version__}",
-                fix="use device='cpu' or install a CUDA build of torch",
+                got=f"{str(device)!r} with torch {torch.__version__}",
+                fix="use device='cpu' or install a build of torch for it",
             )
-        )
+        ) from cause
     return found
 
 
@@ -59,3 +66,30 @@ def resolve_dtype(dtype: str) -> torch.dtype:
 def highest_precision(device: torch.device) -> torch.dtype:
     """Return float64 where the device has it, else float32 (Apple's MPS has none)."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Set the dtype of new tensors and layers inside the block and give the caller's back afterwards."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def from_numpy(array: np.ndarray, where: str = "input") -> Tensor:
+    """Return a CPU tensor over the memory of an array, copied only if torch could not write to it or stride over it.
+
+    Examples
+    --------
+    >>> from_numpy(np.arange(3)[::-1]).tolist()
+    [2, 1, 0]
+    """
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    shareable = native.flags.writeable and all(s >= 0 and s % native.itemsize == 0 for s in native.strides)
+    try:
+        return torch.from_numpy(native if shareable else native.copy())
+    except TypeError as cause:
+        raise InputError(explain(where, expected="an array of numbers or booleans", got=str(array.dtype))) from cause

@@ -34,6 +34,7 @@ VOCABULARY: dict[str, str] = {
     "draw": "one posterior draw",
     "fold": "one split of cross-validation",
     "step": "one iteration",
+    "side": "one of two",
     "merge": "one agglomeration step",
     "z": "image depth",
     "y": "image row",

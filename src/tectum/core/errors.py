@@ -73,5 +73,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "did you mean 'channel'?"
     """
     known = [str(k) for k in known]
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
+    lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), lower, n=1)
+    return f"did you mean {lower[close[0]]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"

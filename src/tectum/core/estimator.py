@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .convert import as_container
-from .device import resolve_device, resolve_dtype
+from .device import default_dtype, resolve_device, resolve_dtype
 from .errors import InputError, NotFittedError, explain, nearest
 from .params import check_params, param
 from .random import isolated, resolve_seed
@@ -85,12 +88,13 @@ class Estimator(Generic[R]):
         started = time.perf_counter()
         check_params(self)
         seed, device = resolve_seed(self.random_state), resolve_device(self.device)
-        containers = self._check(as_tuple(data), target)
         run = Run(device, resolve_dtype(self.dtype), seed, init, None if checkpoint is None else Path(checkpoint))
-        with isolated(seed), torch.inference_mode(False), torch.enable_grad():
+        with isolated(seed, device), default_dtype(torch.float32), undisturbed(device):
+            containers = self._check(as_tuple(data, f"{type(self).__name__}.fit"), target)
             result, converged = self._fit(containers, target, run)
         made_by = Provenance(
-            estimator=type(self).__name__, config=self.get_params(), seed=seed, device=str(device), dtype=self.dtype,
+            estimator=type(self).__name__, config=copy.deepcopy(self.get_params()), seed=seed,
+            device=str(device), dtype=self.dtype,
             data_hash=hash_tensors(numbers(containers)), ids=tuple(identity(c) for c in containers),
             seconds=time.perf_counter() - started, converged=converged, versions=versions(),
         )  # fmt: skip
@@ -162,19 +166,42 @@ class Estimator(Generic[R]):
         return made
 
 
-def as_tuple(data: Any) -> tuple[Any, ...]:
-    """Return one or many inputs as a tuple of containers."""
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Compute with gradients and in the stated precision, whatever modes the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def as_tuple(data: Any, where: str = "input") -> tuple[Any, ...]:
+    """Return one or many inputs as a tuple of containers, free of the caller's graph; errors name ``where``."""
     many = isinstance(data, Sequence) and not isinstance(data, (str, bytes)) and not _is_pair(data)
     if many and len(data) == 0:
-        raise InputError(explain("fit", expected="at least one recording", got="an empty list"))
-    return tuple(as_container(item) for item in data) if many else (as_container(data),)
+        raise InputError(explain(where, expected="at least one recording", got="an empty list"))
+    return tuple(grounded(as_container(item, where)) for item in (data if many else (data,)))
 
 
 def _is_pair(data: Sequence[Any]) -> bool:
     """Whether ``data`` is one labelled tensor ``(tensor, dims)``."""
     return (
-        isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor) and not isinstance(data[1], Tensor)
+        isinstance(data, tuple)
+        and len(data) == 2
+        and isinstance(data[0], (Tensor, np.ndarray))
+        and not isinstance(data[1], (Tensor, np.ndarray))
     )
+
+
+def grounded(container: Any) -> Any:
+    """Detach tensors from the caller's graph, and copy those made in inference mode, which autograd refuses."""
+    if isinstance(container, Session):
+        return dataclasses.replace(container, items_={name: grounded(part) for name, part in container.items()})
+    tensors = {f.name: getattr(container, f.name) for f in dataclasses.fields(container)}
+    made = {
+        name: value.clone() if value.is_inference() else value.detach()
+        for name, value in tensors.items()
+        if isinstance(value, Tensor) and (value.is_inference() or value.requires_grad)
+    }
+    return dataclasses.replace(container, **made) if made else container
 
 
 def numbers(containers: tuple[Any, ...]) -> list[Tensor]:
@@ -183,7 +210,7 @@ def numbers(containers: tuple[Any, ...]) -> list[Tensor]:
     for container in containers:
         if isinstance(container, Session):
             found += numbers(tuple(container.values()))
-        for name in ("data", "times", "unit", "weights", "start", "stop"):
+        for name in ("data", "mask", "times", "unit", "weights", "start", "stop"):
             value = getattr(container, name, None)
             if value is not None:
                 found.append(value if isinstance(value, Tensor) else value.load())

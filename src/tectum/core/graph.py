@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .device import from_numpy
 from .errors import InputError, explain, nearest
 from .serialize import storable
-from .table import Column, check_table, take
+from .table import Column, check_table, positions, take
+from .units import check_units
 
 if TYPE_CHECKING:
     import xarray
@@ -60,6 +62,8 @@ class Graph:
     history: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.weights, np.ndarray):
+            object.__setattr__(self, "weights", from_numpy(self.weights, "Graph.weights"))
         shape = tuple(self.weights.shape)
         if len(shape) != 3 or shape[1] != shape[2] or shape[0] != len(self.layers):
             raise InputError(
@@ -67,7 +71,10 @@ class Graph:
             )
         if len(set(self.layers)) != len(self.layers):
             raise InputError(explain("Graph.layers", expected="different names", got=str(self.layers)))
+        check_units(self.quantity, "Graph.quantity")
         object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "meta", dict(self.meta))
+        object.__setattr__(self, "history", tuple(self.history))
         object.__setattr__(self, "units", check_table(self.units, shape[1], "Graph.units"))
         if self.directed is None:
             symmetric = [bool(torch.equal(layer.nan_to_num(), layer.T.nan_to_num())) for layer in self.weights]
@@ -100,20 +107,20 @@ class Graph:
 
     def select(self, units: Any) -> Graph:
         """Keep some units, given by mask, positions or names."""
-        index = np.arange(self.n_units)[self._positions(units)]
+        index = positions(self._named(units), self.n_units, "Graph.select")
         keep = torch.as_tensor(index, device=self.weights.device)
         return replace(self, weights=self.weights[:, keep][:, :, keep], units=take(self.units, index))
 
-    def _positions(self, units: Any) -> Any:
-        asked = np.atleast_1d(units) if not isinstance(units, slice) else units
-        if isinstance(asked, slice) or asked.dtype.kind not in "US":
-            return asked
+    def _named(self, units: Any) -> Any:
+        """Replace names by positions."""
+        asked = np.atleast_1d(units) if isinstance(units, (str, list, tuple, np.ndarray)) else np.zeros(1)
+        if asked.dtype.kind not in "US":
+            return units
         names = list(self.units.get("name", []))
-        missing = [u for u in asked if u not in names]
+        missing = [str(u) for u in asked if u not in names]
         if missing:
-            raise InputError(
-                explain("Graph.select", expected="names of units", got=str(missing), fix=nearest(missing[0], names))
-            )
+            fix = nearest(missing[0], names)
+            raise InputError(explain("Graph.select", expected="names of units", got=str(missing), fix=fix))
         return [names.index(u) for u in asked]
 
     def to(self, device: str | torch.device) -> Graph:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import InputError, explain
 from .serialize import storable
-from .table import Column, check_table, take
+from .table import Column, check_table, positions, take
 
 
 @storable
@@ -45,7 +45,9 @@ class Intervals:
     columns: Mapping[str, Column] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        start, stop = (torch.as_tensor(x, dtype=torch.float64).reshape(-1) for x in (self.start, self.stop))
+        start, stop = (
+            torch.as_tensor(x, dtype=torch.float64, device="cpu").reshape(-1) for x in (self.start, self.stop)
+        )
         if start.shape != stop.shape:
             raise InputError(
                 explain("Intervals", expected="as many stops as starts", got=f"{len(start)} starts, {len(stop)} stops")
@@ -65,14 +67,14 @@ class Intervals:
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[float, float]], **columns: Any) -> Intervals:
         """Build from ``(start, stop)`` pairs in s and one sequence for each column."""
-        bounds = torch.tensor([(float(a), float(b)) for a, b in pairs], dtype=torch.float64).reshape(-1, 2)
-        return cls(start=bounds[:, 0], stop=bounds[:, 1], columns={k: np.asarray(v) for k, v in columns.items()})
+        bounds = np.array([(float(a), float(b)) for a, b in pairs], dtype=np.float64).reshape(-1, 2)
+        return cls(start=torch.from_numpy(bounds[:, 0]), stop=torch.from_numpy(bounds[:, 1]), columns=columns)
 
     def __len__(self) -> int:
         return len(self.start)
 
     def __getitem__(self, rows: int | slice | Tensor | np.ndarray | list[int]) -> Intervals:
-        index = np.atleast_1d(np.arange(len(self))[rows.numpy() if isinstance(rows, Tensor) else rows])
+        index = positions(rows, len(self), "Intervals")
         return Intervals(start=self.start[index], stop=self.stop[index], columns=take(self.columns, index))
 
     def where(self, column: str, value: Any) -> Intervals:
@@ -95,8 +97,8 @@ class Intervals:
         return float((merged.stop - merged.start).sum())
 
     def contains(self, times: Tensor) -> Tensor:
-        """Tell which times lie in at least one span: bool Tensor of the shape of ``times``."""
-        times = torch.as_tensor(times, dtype=torch.float64)
+        """Tell which times lie in at least one span: bool Tensor of the shape of ``times``, on the CPU."""
+        times = torch.as_tensor(times, dtype=torch.float64, device="cpu").contiguous()
         opened = torch.searchsorted(self.start, times, right=True)
         closed = torch.searchsorted(self.stop.sort().values, times, right=True)
         return opened > closed
@@ -134,8 +136,8 @@ class Intervals:
         if not (math.isfinite(max_length) and max_length > 0):
             raise InputError(explain("Intervals.split", expected="max_length > 0 s", got=repr(max_length)))
         parts = torch.ceil((self.stop - self.start) / max_length - 1e-9).clamp(min=1).to(torch.int64)
-        row = torch.repeat_interleave(torch.arange(len(self)), parts)
-        place = torch.arange(len(row)) - (parts.cumsum(0) - parts)[row]
+        row = torch.repeat_interleave(torch.arange(len(self), device="cpu"), parts)
+        place = torch.arange(len(row), device="cpu") - (parts.cumsum(0) - parts)[row]
         length = ((self.stop - self.start) / parts)[row]
         start = self.start[row] + place * length
         stop = torch.where(place + 1 == parts[row], self.stop[row], self.start[row] + (place + 1) * length)

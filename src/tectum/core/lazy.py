@@ -9,6 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .device import from_numpy
+from .errors import InputError, explain
+from .table import positions
+
 
 class ArrayLike(Protocol):
     """What a lazy source must offer: an h5py dataset, a NumPy memory map, a nibabel proxy."""
@@ -24,17 +28,19 @@ class ArrayLike(Protocol):
     def __getitem__(self, index: Any) -> Any: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LazyArray:
     """A reader of parts of an array on disk, as float32 (or any given dtype) tensors.
+
+    Each axis is indexed on its own (outer indexing), by an integer, a slice, a mask or a list of positions.
 
     Parameters
     ----------
     source : array-like
-        Object with ``shape``, ``dtype`` and slicing; it is indexed with slices and integers only.
+        Object with ``shape``, ``dtype`` and slicing; it is read with forward slices of step 1 only.
     order : tuple of int, optional
         Axes of ``source`` in the order wanted (a transposition), default as they are.
-    scale, offset : float or array broadcastable to a part, default 1 and 0
+    scale, offset : float, default 1 and 0
         ``value = stored * scale + offset``.
     dtype : torch.dtype, default float32
         Type of the tensors returned.
@@ -72,19 +78,20 @@ class LazyArray:
         return tuple(range(self.ndim)) if self.order is None else self.order
 
     def __getitem__(self, index: Any) -> Tensor:
-        wanted = index if isinstance(index, tuple) else (index,)
-        full = (*wanted, *[slice(None)] * (self.ndim - len(wanted)))
-        stored: list[Any] = [slice(None)] * self.ndim
+        stored: list[slice] = [slice(None)] * self.ndim
         late: list[Any] = []
-        for axis, part in zip(self._axes, full, strict=True):
+        for axis, part in zip(self._axes, _full(index, self.ndim), strict=True):
             stored[axis], rest = _readable(part, self.source.shape[axis])
             late.append(rest)
         block = np.asarray(self.source[tuple(stored)]).transpose(self._axes)
-        tensor = torch.from_numpy(np.ascontiguousarray(block)).to(self.dtype)
+        tensor = from_numpy(block).to(self.dtype, copy=True, memory_format=torch.contiguous_format)
         if self.scale != 1.0 or self.offset != 0.0:
-            tensor = tensor * self.scale + self.offset
-        for axis in reversed(range(len(late))):
-            tensor = _apply(tensor, axis, late[axis])
+            tensor = (tensor * self.scale + self.offset).to(self.dtype)
+        for axis in reversed(range(self.ndim)):
+            if isinstance(late[axis], int):
+                tensor = tensor.select(axis, late[axis])
+            elif late[axis] is not None:
+                tensor = tensor.index_select(axis, torch.from_numpy(late[axis]))
         return tensor
 
     def load(self) -> Tensor:
@@ -92,26 +99,26 @@ class LazyArray:
         return self[()]
 
 
+def _full(index: Any, ndim: int) -> tuple[Any, ...]:
+    """Return one index for each axis."""
+    parts = index if isinstance(index, tuple) else (index,)
+    place = next((i for i, part in enumerate(parts) if part is Ellipsis), len(parts))
+    named = len(parts) - (place < len(parts))
+    if named > ndim:
+        raise InputError(explain("LazyArray", expected=f"at most {ndim} indices", got=str(named)))
+    return (*parts[:place], *[slice(None)] * (ndim - named), *parts[place + 1 :])
+
+
 def _readable(part: Any, length: int) -> tuple[slice, Any]:
-    """Split an index into a forward slice that any file format reads and what remains to do in memory."""
-    if isinstance(part, slice):
-        start, stop, step = part.indices(length)
-        if step == 1:
-            return slice(start, max(start, stop)), slice(None)
-        return slice(None), np.arange(length)[part]  # torch has no negative steps, files few others
-    if isinstance(part, (int, np.integer)):
-        position = int(part) + (length if part < 0 else 0)
-        if not 0 <= position < length:
+    """Split an index into a forward slice that any file format reads and what remains to do in memory, if anything."""
+    if isinstance(part, (int, np.integer)) and not isinstance(part, bool):
+        if not -length <= part < length:
             raise IndexError(f"index {part} is out of range for an axis of {length}")
-        return slice(position, position + 1), 0
-    return slice(None), part
-
-
-def _apply(tensor: Tensor, axis: int, rest: Any) -> Tensor:
-    if isinstance(rest, slice):
-        return tensor if rest == slice(None) else tensor[(slice(None),) * axis + (rest,)]
-    if isinstance(rest, int):
-        return tensor.select(axis, rest)
-    index = torch.as_tensor(np.asarray(rest))
-    index = index.nonzero().flatten() if index.dtype == torch.bool else index.long()
-    return tensor.index_select(axis, index)
+        return slice(int(part) % length, int(part) % length + 1), 0
+    if isinstance(part, slice) and part.step in (None, 1):
+        start, stop, _ = part.indices(length)
+        return slice(start, max(start, stop)), None
+    rows = positions(part, length, "LazyArray")
+    if len(rows) == 0:
+        return slice(0, 0), None
+    return slice(int(rows.min()), int(rows.max()) + 1), rows - rows.min()

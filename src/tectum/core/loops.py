@@ -8,68 +8,27 @@ resumed gives the result of one that was not.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from . import distributed, serialize
+from . import distributed
+from .batches import minibatches as minibatches
+from .batches import warmup_cosine as warmup_cosine
+from .checkpoint import Checkpoint as Checkpoint
+from .device import highest_precision
 from .errors import InputError, NonFiniteError, explain
-from .log import logger, progress
-from .random import generator, spawn
+from .log import progress
+from .params import at_least
+from .random import generator, isolated, seed_layers, spawn
 
 State = Any
 Batches = Callable[[int], Any]
 LossFn = Callable[[nn.Module, Any], "Tensor | Mapping[str, Tensor]"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """Where a long run saves its progress and what makes it the same run.
-
-    Parameters
-    ----------
-    path : path
-        File to write; an existing one is resumed from.
-    every : int, default 100
-        Steps between two writes.
-    config : mapping
-        Identity of the run; resuming with another one raises InputError.
-    """
-
-    path: str | Path
-    every: int = 100
-    config: Mapping[str, Any] | None = None
-
-    def due(self, step: int, last: int) -> bool:
-        """Whether to write after ``step`` of ``last`` steps."""
-        return step % self.every == 0 or step == last
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Write the state atomically (first process only)."""
-        if distributed.world().rank == 0:
-            serialize.write(self.path, {"config": dict(self.config or {}), **state})
-
-    def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """Return the saved state, or None if there is none."""
-        if not Path(self.path).exists():
-            return None
-        state: dict[str, Any] = serialize.read(self.path, device=device)
-        if state.pop("config") != dict(self.config or {}):
-            raise InputError(
-                explain(
-                    f"resume from {self.path}",
-                    expected="a checkpoint of the same configuration and data",
-                    got="one of another run",
-                    fix="choose another checkpoint file or delete this one",
-                )
-            )
-        logger.info("resumed from %s", self.path)
-        return state
 
 
 # Gradient
@@ -114,11 +73,12 @@ def train(
     Parameters
     ----------
     module : nn.Module
-        Trained in place; with ``val`` it ends with the weights of the best evaluation.
+        Trained in place, ends in evaluation mode; with ``val`` it has the weights of the best evaluation.
     loss_fn : callable
         ``loss_fn(module, batch)`` returns a scalar loss or a mapping of terms that includes "loss".
     batches : callable
-        ``batches(step)`` returns the batch of a step (see :func:`minibatches`).
+        ``batches(step)`` returns the batch of a step (see :func:`minibatches`); with ``accumulate`` A, step n takes
+        the batches ``n A`` to ``n A + A - 1``.
     steps : int
         Number of optimiser steps.
     optimizer : torch.optim.Optimizer
@@ -151,7 +111,7 @@ def train(
     Raises
     ------
     NonFiniteError
-        If a loss is NaN or infinite; names the step. The last checkpoint is kept.
+        If a loss, or a parameter to be saved, is NaN or infinite; names the step. The last checkpoint is kept.
 
     Examples
     --------
@@ -162,34 +122,33 @@ def train(
     >>> out.history["loss"][-1] < 1e-3
     tensor(True)
     """
+    at_least(1, "train", accumulate=accumulate, val_every=val_every)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    saved = checkpoint.load(device) if checkpoint is not None else None
-    keeper = _Keeper(module, optimizer, schedule, checkpoint, steps)
-    place, history = keeper.restore(saved)
-    parallel, engine = distributed.wrap(module), _Engine(precision, device, optimizer, clip)
+    if checkpoint is not None:
+        checkpoint = checkpoint.of("train", seed=seed, accumulate=accumulate, precision=precision, clip=clip)
+    engine = _Engine(precision, device, optimizer, clip)
+    keeper = _Keeper(module, engine, schedule, checkpoint, steps)
+    place, history = keeper.restore()
+    parallel, rank = distributed.wrap(module), distributed.world().rank
     module.train()
-    for step in progress(range(place.step, steps), "training", total=steps, initial=place.step):
-        _seed_step(seed, step)
-        keeper.set_rate(step)
-        terms = engine.step(parallel, loss_fn, [batches(step * accumulate + k) for k in range(accumulate)], step)
-        for name, value in terms.items():
-            history.setdefault(name, []).append(value)
-        if callback is not None:
-            callback(step + 1, terms)
-        place = place._replace(step=step + 1)
-        if val is not None and ((step + 1) % val_every == 0 or step + 1 == steps):
-            place = keeper.evaluate(val, place, history)
-        keeper.maybe_save(place, history)
-        if patience is not None and place.stale >= patience:
-            break
-    stopped = place.step < steps
-    keeper.finish(place, val is not None)
-    return TrainResult(
-        {k: torch.tensor(v, dtype=torch.float64) for k, v in history.items()},
-        place.best_step if val is not None else place.step,
-        place.step,
-        stopped,
-    )
+    with isolated(seed, device), torch.inference_mode(False), torch.enable_grad():
+        for step in progress(range(place.step, steps), "training", total=steps, initial=place.step):
+            if patience is not None and place.stale >= patience:
+                break
+            seed_layers(spawn(seed, "train", step, rank), device)
+            keeper.set_rate(step)
+            terms = engine.step(parallel, loss_fn, [batches(step * accumulate + k) for k in range(accumulate)], step)
+            for name, value in terms.items():
+                history.setdefault(name, []).append(value)
+            if callback is not None:
+                callback(step + 1, terms)
+            place = place._replace(step=step + 1)
+            if val is not None and ((step + 1) % val_every == 0 or step + 1 == steps):
+                place = keeper.evaluate(val, place, history)
+            keeper.maybe_save(place, history)
+    keeper.finish(val is not None)
+    curves = {k: torch.tensor(v, dtype=torch.float64, device="cpu") for k, v in history.items()}
+    return TrainResult(curves, place.best_step if val is not None else place.step, place.step, place.step < steps)
 
 
 class _Engine:
@@ -214,9 +173,12 @@ class _Engine:
                 with self._autocast():
                     terms = loss_fn(module, batch)
                 named = dict(terms) if isinstance(terms, Mapping) else {"loss": terms}
+                if "loss" not in named:
+                    raise InputError(explain("train(loss_fn)", expected="a term 'loss'", got=str(sorted(named))))
                 self.scaler.scale(named["loss"] / len(batches)).backward()
             for name, value in named.items():
-                totals[name] = totals.get(name, torch.zeros_like(value.detach())) + value.detach() / len(batches)
+                share = torch.as_tensor(value, device=self.device).detach() / len(batches)
+                totals[name] = totals[name] + share if name in totals else share
         numbers = _read(totals, step)
         self._update(module)
         return numbers
@@ -234,7 +196,9 @@ class _Engine:
 
 def _read(totals: Mapping[str, Tensor], step: int) -> dict[str, float]:
     """Average terms over processes, bring them to the host in one transfer, and refuse non-finite losses."""
-    stacked = distributed.mean(torch.stack([v.float().reshape(()) for v in totals.values()]))
+    values = list(totals.values())
+    dtype = highest_precision(values[0].device)
+    stacked = distributed.mean(torch.stack([v.to(dtype).reshape(()) for v in values]))
     numbers = dict(zip(totals, stacked.tolist(), strict=True))
     if not math.isfinite(numbers["loss"]):
         raise NonFiniteError(
@@ -254,27 +218,30 @@ class _Keeper:
     def __init__(
         self,
         module: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        engine: _Engine,
         schedule: Callable[[int], float] | None,
         checkpoint: Checkpoint | None,
         steps: int,
     ) -> None:
-        self.module, self.optimizer, self.schedule, self.checkpoint, self.steps = (
+        self.module, self.engine, self.schedule, self.checkpoint, self.steps = (
             module,
-            optimizer,
+            engine,
             schedule,
             checkpoint,
             steps,
         )
-        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.optimizer = engine.optimizer
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.best: dict[str, Tensor] | None = None
 
-    def restore(self, saved: Mapping[str, Any] | None) -> tuple[_Progress, dict[str, list[float]]]:
-        """Load a checkpoint into module and optimiser; return where the run stands and its history."""
+    def restore(self) -> tuple[_Progress, dict[str, list[float]]]:
+        """Load a checkpoint, if there is one; return where the run stands and its history."""
+        saved = self.checkpoint.load() if self.checkpoint is not None else None
         if saved is None:
             return _Progress(0, math.inf, 0, 0), {}
         self.module.load_state_dict(saved["module"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        self.engine.scaler.load_state_dict(saved["scaler"])
         self.rates, self.best = saved["rates"], saved["best"]
         return _Progress(*saved["place"]), {k: v.tolist() for k, v in saved["history"].items()}
 
@@ -289,7 +256,8 @@ class _Keeper:
     ) -> _Progress:
         """Evaluate once; keep the weights if they are the best so far."""
         with evaluating(self.module):
-            value = float(distributed.mean(torch.as_tensor(val(self.module)).detach().float()))
+            found = torch.as_tensor(val(self.module), device=self.engine.device)
+            value = float(distributed.mean(found.to(highest_precision(found.device))))
         history.setdefault("val", []).append(value)
         if value < place.best:
             self.best = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
@@ -300,12 +268,17 @@ class _Keeper:
         """Write a checkpoint if one is due."""
         if self.checkpoint is None or not self.checkpoint.due(place.step, self.steps):
             return
-        state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best}
-        curves = {k: torch.tensor(v, dtype=torch.float64) for k, v in history.items()}
-        self.checkpoint.save({**state, "place": tuple(place), "rates": self.rates, "history": curves})
+        for name, value in self.module.named_parameters():
+            if not bool(torch.isfinite(value).all()):
+                where = f"{name!r} after step {place.step}"
+                raise NonFiniteError(explain("train", expected="finite parameters", got=f"NaN or infinity in {where}"))
+        curves = {k: torch.tensor(v, dtype=torch.float64, device="cpu") for k, v in history.items()}
+        state = {"place": tuple(place), "rates": self.rates, "history": curves, "best": self.best}
+        parts: dict[str, Any] = {"module": self.module, "optimizer": self.optimizer, "scaler": self.engine.scaler}
+        self.checkpoint.save({**state, **{name: part.state_dict() for name, part in parts.items()}})
         distributed.barrier()
 
-    def finish(self, place: _Progress, validated: bool) -> None:
+    def finish(self, validated: bool) -> None:
         """Leave the module in evaluation mode with its best weights and the learning rates as given."""
         if validated and self.best is not None:
             self.module.load_state_dict(self.best)
@@ -332,88 +305,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
-
-
-def _seed_step(seed: int, step: int) -> None:
-    torch.manual_seed(spawn(seed, "train", step, distributed.world().rank))
-
-
-class Minibatches:
-    """Shuffled minibatches of aligned tensors as a function of the step; see :func:`minibatches`."""
-
-    def __init__(self, tensors: tuple[Tensor, ...], size: int, seed: int, shuffle: bool) -> None:
-        self.tensors, self.size, self.seed, self.shuffle = tensors, size, seed, shuffle
-        self.rank, self.world = distributed.world()
-        self.per_epoch = len(tensors[0]) // (size * self.world)
-        self._epoch, self._order = -1, torch.zeros(0, dtype=torch.int64)
-
-    def __call__(self, step: int) -> tuple[Tensor, ...]:
-        """Return this process's share of the global batch of a step."""
-        epoch, place = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._permutation(epoch)
-        first = (place * self.world + self.rank) * self.size
-        rows = self._order[first : first + self.size]
-        return tuple(t[rows] for t in self.tensors)
-
-    def _permutation(self, epoch: int) -> Tensor:
-        n = len(self.tensors[0])
-        order = (
-            torch.randperm(n, generator=generator(spawn(self.seed, "epoch", epoch)))
-            if self.shuffle
-            else torch.arange(n)
-        )
-        return order.to(self.tensors[0].device)
-
-
-def minibatches(*tensors: Tensor, size: int, seed: int = 0, shuffle: bool = True) -> Minibatches:
-    """Return ``batches(step)`` over tensors that share their first axis.
-
-    Parameters
-    ----------
-    *tensors : Tensor, shape (n_samples, ...)
-        Aligned tensors.
-    size : int
-        Samples of a batch in one process; P processes take P disjoint parts of a global batch of P times ``size``.
-    seed : int, default 0
-        The order of an epoch depends on (seed, epoch) only.
-    shuffle : bool, default True
-        Whether to permute every epoch.
-
-    Examples
-    --------
-    >>> batches = minibatches(torch.arange(6), size=2, shuffle=False)
-    >>> batches(1)
-    (tensor([2, 3]),)
-    """
-    lengths = {len(t) for t in tensors}
-    if len(lengths) != 1:
-        raise InputError(explain("minibatches", expected="tensors of one length", got=str(sorted(lengths))))
-    n, global_size = lengths.pop(), size * distributed.world().size
-    if not 1 <= global_size <= n:
-        raise InputError(
-            explain("minibatches(size)", expected=f"1 to {n} samples over all processes", got=str(global_size))
-        )
-    return Minibatches(tensors, size, seed, shuffle)
-
-
-def warmup_cosine(steps: int, *, warmup: int = 0, floor: float = 0.0) -> Callable[[int], float]:
-    """Return a schedule: linear rise over ``warmup`` steps, then a half cosine down to ``floor``.
-
-    Examples
-    --------
-    >>> schedule = warmup_cosine(100, warmup=10)
-    >>> round(schedule(0), 3), round(schedule(9), 3), round(schedule(99), 3)
-    (0.1, 1.0, 0.0)
-    """
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        share = (step - warmup + 1) / max(1, steps - warmup)
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-
-    return factor
 
 
 # Fixed point
@@ -450,7 +341,7 @@ def em(
     max_iter : int
         Largest number of iterations.
     tol : float
-        Stops when every ``|change| <= tol * max(1, |objective|)`` over an iteration.
+        Stops when every ``|change| <= tol * max(1, |objective|)`` over the last iteration.
     min_iter : int, default 1
         Smallest number of iterations.
     check_every : int, default 1
@@ -467,7 +358,7 @@ def em(
     Raises
     ------
     NonFiniteError
-        If the objective is NaN or infinite; names the iteration.
+        If the objective is NaN or infinite; names the first such iteration. The last checkpoint is kept.
 
     Examples
     --------
@@ -475,33 +366,43 @@ def em(
     >>> round(out.state.item(), 4), out.converged
     (1.4142, True)
     """
+    at_least(1, "em", check_every=check_every)
+    if checkpoint is not None:
+        checkpoint = checkpoint.of("em", tol=tol, min_iter=min_iter, check_every=check_every)
     saved = checkpoint.load() if checkpoint is not None else None
     first, state = (0, state) if saved is None else (saved["step"], _like(saved["state"], state))
     history: list[Tensor] = [] if saved is None else list(saved["history"])
-    converged = False if saved is None else saved["converged"]
-    bar = progress(range(first, 0 if converged else max_iter), description, total=max_iter, initial=first)
+    converged = saved is not None and saved["converged"]
     done = first
-    for n in bar:
+    for n in progress(range(first, first if converged else max_iter), description, total=max_iter, initial=first):
         state, objective = step(state)
-        history.append(objective.detach().to(torch.float64) if objective.device.type != "mps" else objective.detach())
+        if history and history[-1].device != objective.device:  # read from a checkpoint
+            history = [value.to(objective.device) for value in history]
+        history.append(objective.detach().to(highest_precision(objective.device)))
         done = n + 1
-        if done % check_every == 0 or done == max_iter:
-            converged = done >= min_iter and _settled(history, check_every, tol, done)
-        if checkpoint is not None and (converged or checkpoint.due(done, max_iter)):
-            checkpoint.save({"step": done, "state": state, "history": history, "converged": converged})
+        save, check = checkpoint is not None and checkpoint.due(done, max_iter), done % check_every == 0
+        if save or check or done == max_iter:
+            settled = _look(history, tol)
+            converged = settled and done >= min_iter and (check or done == max_iter)
+        if checkpoint is not None and (converged or save):
+            checkpoint.save({"step": done, "state": state, "history": torch.stack(history), "converged": converged})
         if converged:
             break
-    return EMResult(state, torch.stack(history).cpu() if history else torch.zeros(0), done, bool(converged))
+    empty = torch.zeros(0, dtype=torch.float64, device="cpu")
+    return EMResult(state, torch.stack(history).cpu() if history else empty, done, converged)
 
 
-def _settled(history: list[Tensor], span: int, tol: float, n: int) -> bool:
-    """Whether the objective is finite and changed by no more than the tolerance over the last iteration."""
+def _look(history: list[Tensor], tol: float) -> bool:
+    """Wait once for the device: refuse an objective that is not finite, tell whether all changed by the tolerance."""
     last = history[-1]
-    if not bool(torch.isfinite(last).all()):
-        raise NonFiniteError(explain("em", expected="a finite objective", got=f"{last.tolist()} at iteration {n}"))
-    if len(history) < 2:
-        return False
-    return bool(((last - history[-2]).abs() <= tol * last.abs().clamp(min=1.0)).all())
+    change = last - history[-2] if len(history) > 1 else torch.full_like(last, math.inf)
+    still = change.abs() <= tol * last.abs().clamp(min=1.0)
+    finite, settled = torch.stack([torch.isfinite(last).all(), still.all()]).tolist()
+    if not finite:
+        n = next(n for n, value in enumerate(history) if not bool(torch.isfinite(value).all()))
+        got = f"{history[n].tolist()} at iteration {n + 1}"
+        raise NonFiniteError(explain("em", expected="a finite objective", got=got))
+    return bool(settled)
 
 
 def _like(saved: State, state: State) -> State:
@@ -514,6 +415,9 @@ def _like(saved: State, state: State) -> State:
         return type(state)(*(_like(a, b) for a, b in zip(saved, state, strict=True)))
     if isinstance(state, (list, tuple)):
         return type(state)(_like(a, b) for a, b in zip(saved, state, strict=True))
+    if dataclasses.is_dataclass(state) and not isinstance(state, type):
+        fields = [f.name for f in dataclasses.fields(state)]
+        return dataclasses.replace(saved, **{f: _like(getattr(saved, f), getattr(state, f)) for f in fields})
     return saved
 
 
@@ -559,7 +463,7 @@ def gibbs(
     seed : int, default 0
         The generator of sweep n is seeded from (seed, n).
     device : torch.device, default "cpu"
-        Where the generator lives.
+        Where the state and the generator live.
     checkpoint : Checkpoint, optional
         Where to save and resume.
     description : str
@@ -572,7 +476,8 @@ def gibbs(
     Raises
     ------
     NonFiniteError
-        If a recorded quantity is NaN or infinite; names it and the sweep.
+        If a recorded quantity is NaN or infinite; names it and the sweep. Looked at before each checkpoint and at the
+        end: a look waits for the device.
 
     Examples
     --------
@@ -582,7 +487,11 @@ def gibbs(
     >>> out.draws["x"].shape
     torch.Size([4, 10])
     """
+    at_least(0, "gibbs", draws=draws, burn=burn)
+    at_least(1, "gibbs", thin=thin)
     last = burn + draws * thin
+    if checkpoint is not None:
+        checkpoint = checkpoint.of("gibbs", draws=draws, burn=burn, thin=thin, seed=seed)
     saved = checkpoint.load() if checkpoint is not None else None
     first, state = (0, state) if saved is None else (saved["step"], _like(saved["state"], state))
     kept: dict[str, Tensor] = {} if saved is None else {k: v.to(device) for k, v in saved["draws"].items()}
@@ -591,23 +500,28 @@ def gibbs(
         if n >= burn and (n - burn + 1) % thin == 0:
             _store(kept, record(state), (n - burn) // thin, draws)
         if checkpoint is not None and checkpoint.due(n + 1, last):
-            _refuse_nonfinite(kept, max(0, (n + 1 - burn) // thin), n + 1)
+            _refuse_nonfinite(kept, burn, thin)
             checkpoint.save({"step": n + 1, "state": state, "draws": kept})
-    _refuse_nonfinite(kept, draws, last)
+    _refuse_nonfinite(kept, burn, thin)
     return GibbsResult(kept, state)
 
 
 def _store(kept: dict[str, Tensor], values: Mapping[str, Tensor], place: int, draws: int) -> None:
     """Write one draw of every quantity into its preallocated (n_chains, n_draws, ...) tensor."""
     for name, value in values.items():
+        if value.ndim == 0:
+            raise InputError(explain(f"gibbs (record {name!r})", expected="shape (n_chains, ...)", got="a scalar"))
         if name not in kept:
             kept[name] = value.new_zeros((value.shape[0], draws, *value.shape[1:]))
         kept[name][:, place] = value.detach()
 
 
-def _refuse_nonfinite(kept: Mapping[str, Tensor], n_draws: int, sweep: int) -> None:
+def _refuse_nonfinite(kept: Mapping[str, Tensor], burn: int, thin: int) -> None:
+    """Raise NonFiniteError that names the first draw that is not finite (draws to come are zero)."""
     for name, value in kept.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value[:, :n_draws]).all()):
+        if not bool(torch.isfinite(value).all()):
+            bad = ~torch.isfinite(value).movedim(1, 0).flatten(1).all(1)  # (n_draws,)
+            sweep = burn + thin * (int(bad.nonzero()[0]) + 1)
             raise NonFiniteError(
-                explain("gibbs", expected="finite draws", got=f"NaN or infinity in {name!r} by sweep {sweep}")
+                explain("gibbs", expected="finite draws", got=f"NaN or infinity in {name!r} at sweep {sweep}")
             )

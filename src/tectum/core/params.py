@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 from .errors import InputError, explain, nearest
 
@@ -28,13 +31,13 @@ class Rule:
         if value is None and self.optional:
             return
         if self.options is not None:
-            if not any(value == option and type(value) is type(option) for option in self.options):
+            if not any(_same(value, option) for option in self.options):
                 hint = nearest(str(value), [str(o) for o in self.options]) if isinstance(value, str) else ""
                 raise InputError(explain(where, expected=f"one of {list(self.options)}", got=repr(value), fix=hint))
             return
         if self.kind is not None and not _is_kind(value, self.kind):
             raise InputError(explain(where, expected=_name(self.kind), got=repr(value)))
-        if self.low is not None or self.high is not None:
+        if (self.low is not None or self.high is not None) and isinstance(value, Real):
             self._check_range(value, where)
 
     def _check_range(self, value: Any, where: str) -> None:
@@ -67,6 +70,7 @@ def param(
     ...
     tectum.core.errors.InputError: Model.rank: expected a number in [1, inf], got 0
     """
+    kind = float if kind is None and not (low is None and high is None) else kind
     rule = Rule(kind, None if options is None else tuple(options), low, high, open_low, default is None)
     return dataclasses.field(default=default, metadata={KEY: rule})
 
@@ -81,10 +85,26 @@ def check_params(owner: Any) -> None:
 
 def _is_kind(value: Any, kind: type | tuple[type, ...]) -> bool:
     kinds = kind if isinstance(kind, tuple) else (kind,)
-    if isinstance(value, bool):
+    if isinstance(value, (bool, np.bool_)):
         return bool in kinds
-    return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+    return (
+        isinstance(value, kinds)
+        or (int in kinds and isinstance(value, Integral))
+        or (float in kinds and isinstance(value, Real))
+    )
+
+
+def _same(value: Any, option: Any) -> bool:
+    """Whether a value is one of the options: of its type (NumPy's text and numbers count) and equal."""
+    return isinstance(value, type(option)) and isinstance(value, bool) == isinstance(option, bool) and value == option
 
 
 def _name(kind: type | tuple[type, ...]) -> str:
     return " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+
+
+def at_least(low: int, where: str, **values: int) -> None:
+    """Raise InputError for the first count that is below ``low``."""
+    for name, value in values.items():
+        if value < low:
+            raise InputError(explain(f"{where}({name})", expected=f"an integer >= {low}", got=repr(value)))

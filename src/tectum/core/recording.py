@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import clock
+from .device import from_numpy
 from .dims import check_dims
 from .errors import AxisError, InputError, explain, nearest
 from .intervals import Intervals
@@ -31,7 +33,7 @@ class Recording:
     Parameters
     ----------
     data : Tensor or LazyArray
-        Values; float32 signals, int32 counts or bool masks are usual.
+        Values; float32 signals, int32 counts or bool masks are usual. They are shared with the caller, not copied.
     dims : tuple of str
         Name of each axis of ``data``, from :data:`tectum.core.dims.VOCABULARY`.
     rate : float, optional
@@ -83,24 +85,26 @@ class Recording:
     history: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.data, np.ndarray):
-            object.__setattr__(self, "data", torch.from_numpy(self.data))
+        if not isinstance(self.data, (Tensor, LazyArray)):
+            object.__setattr__(self, "data", from_numpy(np.asarray(self.data), "Recording.data"))
         object.__setattr__(self, "dims", check_dims(self.dims, len(self.data.shape), "Recording"))
         check_units(self.units, "Recording.units")
         self._check_clock()
         self._check_mask()
-        object.__setattr__(
-            self,
-            "coords",
-            {
-                axis: check_table(table, self._size(axis), f"Recording.coords[{axis!r}]")
-                for axis, table in self.coords.items()
-            },
-        )
+        coords = {
+            axis: check_table(table, self._size(axis), f"Recording.coords[{axis!r}]")
+            for axis, table in self.coords.items()
+        }
+        own = {"coords": coords, "intervals": dict(self.intervals), "meta": dict(self.meta)}
+        for name, value in {**own, "history": tuple(self.history)}.items():
+            object.__setattr__(self, name, value)
 
     def _check_clock(self) -> None:
+        object.__setattr__(self, "t0", float(self.t0))
+        if not math.isfinite(self.t0):
+            raise InputError(explain("Recording.t0", expected="a finite time in s", got=repr(self.t0)))
         if self.times is not None:
-            times = torch.as_tensor(self.times, dtype=torch.float64)
+            times = torch.as_tensor(self.times, dtype=torch.float64, device="cpu").contiguous()
             object.__setattr__(self, "times", times)
             if times.shape != (self._size("time"),):
                 raise InputError(
@@ -108,12 +112,12 @@ class Recording:
                         "Recording.times", expected=f"{self._size('time')} times", got=f"shape {tuple(times.shape)}"
                     )
                 )
-            if not bool((times.diff() > 0).all()):
+            if not bool((times.diff() > 0).all() and times.isfinite().all()):
                 raise InputError(
                     explain(
                         "Recording.times",
                         expected="strictly increasing times in s",
-                        got="a repeated, decreasing or NaN time",
+                        got="a repeated, decreasing, infinite or NaN time",
                     )
                 )
             if self.rate is not None:
@@ -126,6 +130,7 @@ class Recording:
     def _check_mask(self) -> None:
         if self.mask is None:
             return
+        object.__setattr__(self, "mask", torch.as_tensor(self.mask, device=self.device))
         shape = tuple(self.mask.shape)
         fits = len(shape) == self.ndim and all(m in (1, n) for m, n in zip(shape, self.shape, strict=True))
         if self.mask.dtype != torch.bool or not fits:
@@ -164,13 +169,14 @@ class Recording:
         """Start of each sample in s: Tensor of shape (n_time,), float64."""
         if self.times is not None:
             return self.times
-        return self.t0 + torch.arange(self._size("time"), dtype=torch.float64) / self._regular("time")
+        steps = torch.arange(self._size("time"), dtype=torch.float64, device="cpu")
+        return self.t0 + steps / self._regular("time")
 
     @property
     def duration(self) -> float:
         """Covered time in s."""
         if self.times is not None:
-            return float(self.times[-1] - self.times[0])
+            return float(self.times[-1] - self.times[0]) if len(self.times) else 0.0
         return self._size("time") / self._regular("duration")
 
     @property
@@ -241,6 +247,8 @@ class Recording:
     def sel(self, **wanted: Any) -> Recording:
         """Select by label: ``time=(start, stop)`` in s, other axes by "name" or "id" or ``{column: value}``.
 
+        A selection that nothing matches raises InputError.
+
         Examples
         --------
         >>> coords = {"unit": {"id": ["a", "b"]}}
@@ -275,6 +283,8 @@ class Recording:
 
     def blocks(self, n_samples: int) -> Iterator[Recording]:
         """Iterate over consecutive pieces of at most ``n_samples``; lazy data are read piece by piece."""
+        if n_samples < 1:
+            raise InputError(explain("Recording.blocks", expected="n_samples >= 1", got=repr(n_samples)))
         for first in range(0, self._size("time"), n_samples):
             yield self.isel(time=slice(first, first + n_samples))
 
@@ -290,6 +300,8 @@ class Recording:
 
     def rename(self, **names: str) -> Recording:
         """Rename axes: ``rename(voxel="unit")``."""
+        for axis in names:
+            self._size(axis)
         coords = {names.get(axis, axis): table for axis, table in self.coords.items()}
         return replace(self, dims=tuple(names.get(d, d) for d in self.dims), coords=coords)
 

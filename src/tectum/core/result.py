@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .dims import VOCABULARY
 from .errors import AxisError, InputError, explain, nearest
-from .serialize import storable, write
+from .serialize import raw, storable, write
 from .table import Table, check_table
 
 if TYPE_CHECKING:
@@ -170,18 +170,20 @@ class Result:
         write(path, self)
 
     def to_xarray(self) -> xarray.Dataset:
-        """Return an :class:`xarray.Dataset` with one variable for each tensor."""
+        """Return an :class:`xarray.Dataset` with one variable for each tensor.
+
+        A tensor called like an axis gets an underscore, because in xarray that name belongs to the coordinate.
+        """
         import xarray
 
         from .xarrays import coordinates, distinct, numpy
 
-        variables = {name: (distinct(dims), numpy(tensor)) for name, dims, tensor in self.tensors()}
-        units = {f.name: f.metadata["unit"] for f in dataclasses.fields(self) if f.metadata.get("unit")}
-        made = xarray.Dataset(variables, coords=coordinates(self.coords, list(self.sizes)))
-        for name, unit in units.items():
-            if name in made:
-                made[name].attrs["units"] = unit
-        return made
+        units = {f.name: {"units": f.metadata["unit"]} for f in dataclasses.fields(self) if f.metadata.get("unit")}
+        variables = {
+            f"{name}_" if name in self.sizes else name: (distinct(dims), numpy(tensor), units.get(name))
+            for name, dims, tensor in self.tensors()
+        }
+        return xarray.Dataset(variables, coords=coordinates(self.coords, list(self.sizes)))
 
     # Figures and report: concrete results fill the dictionary and the list.
 
@@ -219,9 +221,9 @@ def hash_tensors(tensors: Iterator[Tensor] | list[Tensor]) -> str:
     """
     digest = hashlib.sha256()
     for tensor in tensors:
-        plain = tensor.detach().cpu().contiguous()
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(raw(plain))
     return digest.hexdigest()
 
 
@@ -231,7 +233,7 @@ def versions() -> dict[str, str]:
 
     return {
         "tectum": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
     }

@@ -14,18 +14,12 @@ from . import clock
 from .errors import AxisError, InputError, explain, nearest
 from .intervals import Intervals
 from .recording import Recording
-from .table import Column, take
+from .table import Column, positions, take
 
 
 def isel(rec: Recording, index: Mapping[str, Any]) -> Recording:
     """Select by position; see :meth:`Recording.isel`."""
-    for axis in index:
-        if axis not in rec.dims:
-            raise AxisError(
-                explain(
-                    "Recording.isel", expected=f"an axis among {rec.dims}", got=repr(axis), fix=nearest(axis, rec.dims)
-                )
-            )
+    _check_axes(rec, index, "isel")
     parts = {axis: _position(rec, axis, part) for axis, part in index.items()}
     keys = [parts.get(d, slice(None)) for d in rec.dims]
     kept = tuple(d for d, key in zip(rec.dims, keys, strict=True) if not isinstance(key, int))
@@ -41,22 +35,26 @@ def isel(rec: Recording, index: Mapping[str, Any]) -> Recording:
     )
 
 
+def _check_axes(rec: Recording, index: Mapping[str, Any], call: str) -> None:
+    for axis in index:
+        if axis not in rec.dims:
+            raise AxisError(
+                explain(
+                    f"Recording.{call}",
+                    expected=f"an axis among {rec.dims}",
+                    got=repr(axis),
+                    fix=nearest(axis, rec.dims),
+                )
+            )
+
+
 def _position(rec: Recording, axis: str, part: Any) -> int | slice | np.ndarray:
     """Normalise an index: integers stay, slices get bounds, masks and lists become position arrays."""
     n = rec.sizes[axis]
-    if isinstance(part, slice):
-        start, stop, step = part.indices(n)
-        return slice(start, stop, step) if step > 0 else np.arange(n)[part]
-    if isinstance(part, (int, np.integer)) and not isinstance(part, bool):
-        if not -n <= part < n:
-            raise InputError(explain(f"Recording.isel({axis})", expected=f"a position in [{-n}, {n})", got=str(part)))
-        return int(part) % n
-    try:
-        return np.arange(n)[np.asarray(part.cpu() if isinstance(part, Tensor) else part)]
-    except IndexError as cause:
-        raise InputError(
-            explain(f"Recording.isel({axis})", expected=f"positions in [0, {n}) or a mask of {n}", got=str(cause))
-        ) from cause
+    if isinstance(part, slice) and (part.step is None or part.step > 0):
+        return slice(*part.indices(n))
+    rows = positions(part, n, f"Recording.isel({axis})")
+    return int(rows[0]) if isinstance(part, (int, np.integer)) else rows
 
 
 def _index(data: Any, keys: list[Any]) -> Tensor:
@@ -98,7 +96,8 @@ def _clock_after(rec: Recording, parts: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     key = parts["time"]
     if isinstance(key, int):
-        return {"rate": None, "times": None, "t0": float(rec.time[key])}
+        now = float(rec.times[key]) if rec.times is not None else rec.t0 + key / rec._regular("isel")
+        return {"rate": None, "times": None, "t0": now}
     if rec.rate is None or not isinstance(key, slice):
         times = rec.time[torch.as_tensor(key) if isinstance(key, np.ndarray) else key]
         return {"times": times, "rate": None, "t0": float(times[0]) if len(times) else rec.t0}
@@ -107,29 +106,45 @@ def _clock_after(rec: Recording, parts: Mapping[str, Any]) -> dict[str, Any]:
 
 def sel(rec: Recording, wanted: Mapping[str, Any]) -> Recording:
     """Select by label; see :meth:`Recording.sel`."""
-    return isel(
-        rec,
-        {
-            axis: _time_slice(rec, value) if axis == "time" else _matching(rec, axis, value)
-            for axis, value in wanted.items()
-        },
-    )
+    _check_axes(rec, wanted, "sel")
+    parts = {
+        axis: _time_slice(rec, value) if axis == "time" else _matching(rec, axis, value)
+        for axis, value in wanted.items()
+    }
+    found = isel(rec, parts)
+    for axis, value in wanted.items():
+        if found.sizes.get(axis) == 0:
+            raise InputError(explain(f"Recording.sel({axis})", expected="an entry to match", got=f"none for {value!r}"))
+    return found
 
 
 def _time_slice(rec: Recording, value: Any) -> slice | int:
     """Turn (start, stop) in s, or one time, into positions."""
-    if np.ndim(value) == 0:
-        return int(_locate(rec, float(value)))
-    start, stop = value
+    n = rec.sizes["time"]
+    if not isinstance(value, slice) and np.ndim(value) == 0:
+        return _covering(rec, float(value))
+    start, stop = (value.start, value.stop) if isinstance(value, slice) else value
     first = 0 if start is None else _locate(rec, float(start))
-    last = rec.sizes["time"] if stop is None else _locate(rec, float(stop))
+    last = n if stop is None else _locate(rec, float(stop))
     return slice(max(0, first), max(0, last))
 
 
+def _covering(rec: Recording, seconds: float) -> int:
+    """Return the sample that covers a time: the last one that does not start after it."""
+    n = rec.sizes["time"]
+    position = _locate(rec, seconds)
+    if rec.times is not None and not (position < n and float(rec.times[position]) == seconds):
+        position = position - 1 if position < n else -1
+    if not 0 <= position < n:
+        raise InputError(explain("Recording.sel(time)", expected="a time in the recording", got=f"{seconds:g} s"))
+    return position
+
+
 def _locate(rec: Recording, seconds: float) -> int:
-    if rec.rate is not None:
-        return clock.to_sample(seconds, rate=rec.rate, t0=rec.t0)
-    return int(torch.searchsorted(rec.time, torch.tensor(seconds, dtype=torch.float64)))
+    """Return the sample that covers a time or, with irregular times, the first that does not start before it."""
+    if rec.times is None:
+        return clock.to_sample(seconds, rate=rec._regular("sel"), t0=rec.t0)
+    return int(np.searchsorted(rec.times.numpy(), seconds))
 
 
 def _matching(rec: Recording, axis: str, value: Any) -> int | np.ndarray:
@@ -154,7 +169,8 @@ def _matching(rec: Recording, axis: str, value: Any) -> int | np.ndarray:
 def _only(labels: Column, label: Any, axis: str) -> int:
     rows = np.flatnonzero(labels == label)
     if len(rows) != 1:
-        problem = f"{label!r}, {len(rows)} times" if len(rows) else repr(label)
+        name = repr(label.item() if isinstance(label, np.generic) else label)
+        problem = f"{name}, {len(rows)} times" if len(rows) else name
         raise InputError(
             explain(
                 f"Recording.sel({axis})",
@@ -212,7 +228,7 @@ def epochs(rec: Recording, events: str | Intervals, window: tuple[float, float])
             )
         )
     table, first = table[fits], first[fits]
-    coords = {"start": table.start.numpy(), "stop": table.stop.numpy(), **table.columns}
+    coords = {**table.columns, "start": table.start.numpy(), "stop": table.stop.numpy()}
     return _cut(
         rec,
         first,
@@ -228,7 +244,7 @@ def _cut(
 ) -> Recording:
     """Gather windows that begin at the samples ``first``: trial in front, time in its place."""
     axis = rec.dims.index("time")
-    rows = (first[:, None] + torch.arange(length)).to(rec.device)  # (trial, time)
+    rows = (first[:, None] + torch.arange(length, device="cpu")).to(rec.device)  # (trial, time)
 
     def gather(x: Tensor) -> Tensor:
         picked = x.index_select(axis, rows.flatten()).unflatten(axis, tuple(rows.shape))  # (..., trial, time, ...)
@@ -243,7 +259,7 @@ def _cut(
         dims=("trial", *rec.dims),
         mask=mask,
         t0=t0,
-        coords={**rec.coords, "trial": trial},
+        coords={**_without_time(rec), "trial": trial},
         history=note,
     )
 
@@ -266,20 +282,25 @@ def windows(rec: Recording, length: float, *, hop: float | None = None) -> Recor
     def unfold(x: Tensor) -> Tensor:
         return x.unfold(axis, size, step).movedim(axis, 0).movedim(-1, axis + 1)  # (trial, ..., time, ...)
 
-    starts = rec.t0 + torch.arange((n - size) // step + 1, dtype=torch.float64) * step / rate
+    starts = rec.t0 + np.arange((n - size) // step + 1) * step / rate
     mask = rec.mask
     if mask is not None:
         mask = unfold(mask) if mask.shape[axis] > 1 else mask[None]
-    trial = {"start": starts.numpy(), "stop": (starts + size / rate).numpy()}
+    trial = {"start": starts, "stop": starts + size / rate}
     return replace(
         rec,
         data=unfold(rec.values),
         dims=("trial", *rec.dims),
         mask=mask,
         t0=0.0,
-        coords={**rec.coords, "trial": trial},
+        coords={**_without_time(rec), "trial": trial},
         history=rec.noted("windows", length=length, hop=step / rate),
     )
+
+
+def _without_time(rec: Recording) -> dict[str, Mapping[str, Column]]:
+    """Drop what is known of each sample: every trial has samples of its own."""
+    return {axis: table for axis, table in rec.coords.items() if axis != "time"}
 
 
 def _named(rec: Recording, events: str | Intervals) -> Intervals:

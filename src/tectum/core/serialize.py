@@ -1,7 +1,8 @@
 """The one file format: a safetensors file whose header holds JSON. Nothing is executed at load.
 
 The header has ``format`` (version), ``tectum`` (version that wrote it) and ``object``: a JSON tree in which
-tensors are references into the file. Only classes marked with :func:`storable` can be written or read.
+tensors are references into the file. Only classes marked with :func:`storable` can be written or read. A
+checksum of header and tensors tells a damaged file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import math
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -21,11 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .device import resolve_device
+from .device import from_numpy, resolve_device
 from .errors import InputError, LoadError, explain
 
 FORMAT = 1
 SUFFIX = ".safetensors"
+HEADER_LIMIT = 90_000_000  # bytes; safetensors refuses headers above 100 MB
 
 #: Kinds known to this process; the public table of the package tells where the others are defined.
 KINDS: dict[str, type] = {}
@@ -48,7 +51,7 @@ def write(path: str | os.PathLike[str], obj: Any) -> Path:
     Parameters
     ----------
     path : path
-        File to write; the suffix ``.safetensors`` is added if there is none.
+        File to write; the suffix ``.safetensors`` is added if there is none, here and in :func:`read`.
     obj : object
         Storable instance, mapping, sequence, tensor, NumPy array, text, number or None.
 
@@ -59,15 +62,17 @@ def write(path: str | os.PathLike[str], obj: Any) -> Path:
     """
     from safetensors.torch import save_file
 
-    path = _with_suffix(path)
+    path = with_suffix(path)
     tensors: dict[str, Tensor] = {}
     tree = _encode(obj, "", tensors)
     from .. import __version__
 
-    header = {"format": FORMAT, "tectum": __version__, "object": tree}
+    header = json.dumps({"format": FORMAT, "tectum": __version__, "object": tree}, allow_nan=False)
+    if len(header) > HEADER_LIMIT:
+        raise InputError(explain("save", expected="names, text and history below 90 MB", got=f"{len(header)} bytes"))
     packed = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        save_file(packed, str(temporary), metadata={"tectum": json.dumps(header, allow_nan=False)})
+        save_file(packed, str(temporary), metadata={"tectum": header, "crc32": _checksum(header, packed)})
     return path
 
 
@@ -79,21 +84,12 @@ def read(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
     LoadError
         If the file is missing, damaged, not ours, of a newer format, or names an unknown kind.
     """
-    header, tensors = _open(path, device)
-    if not isinstance(header.get("format"), int) or header["format"] > FORMAT:
-        raise LoadError(
-            explain(
-                str(path), expected=f"file format {FORMAT} or older", got=str(header.get("format")), fix="update tectum"
-            )
-        )
+    header, tensors = _open(path, whole=True)
+    moved = {name: tensor.to(device) for name, tensor in tensors.items()}
     try:
-        return _decode(header["object"], tensors)
-    except (LoadError, InputError):
-        raise
+        return _decode(header["object"], moved)
     except Exception as cause:
-        raise LoadError(
-            explain(str(path), expected="a complete tectum file", got=f"{type(cause).__name__}: {cause}")
-        ) from cause
+        raise LoadError(explain(str(path), expected="a complete tectum file", got=_named(cause))) from cause
 
 
 def load(path: str | os.PathLike[str], *, device: str = "cpu") -> Any:
@@ -118,37 +114,64 @@ def load(path: str | os.PathLike[str], *, device: str = "cpu") -> Any:
     """
     loaded = read(path, device=resolve_device(device))
     if hasattr(loaded, "set_params"):
-        loaded.set_params(device=device)
+        loaded.set_params(device=str(device))
     return loaded
 
 
 def peek(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the JSON header of a file without reading its tensors."""
-    return _open(path, None)[0]
+    return _open(path, whole=False)[0]
 
 
-def _open(path: str | os.PathLike[str], device: str | torch.device | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _open(path: str | os.PathLike[str], *, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the checked header and, if the whole file is wanted, its tensors."""
+    try:
+        text, crc, tensors = _contents(Path(path) if Path(path).exists() else with_suffix(path), whole)
+        if text is None:
+            raise LoadError(explain(str(path), expected="a file written by tectum", got="a foreign safetensors file"))
+        header = json.loads(text)
+        version = header["format"]
+    except LoadError:
+        raise
+    except Exception as cause:
+        raise LoadError(explain(str(path), expected="a readable tectum file", got=_named(cause))) from cause
+    if not isinstance(version, int) or not 1 <= version <= FORMAT:
+        expected = f"file format {FORMAT} or older"
+        raise LoadError(explain(str(path), expected=expected, got=repr(version), fix="update tectum"))
+    if whole and crc != _checksum(text, tensors):
+        raise LoadError(explain(str(path), expected="the content that was saved", got="a damaged file"))
+    return header, tensors
+
+
+def _contents(path: Path, whole: bool) -> tuple[str | None, str | None, dict[str, Tensor]]:
+    """Return our header, the checksum and the tensors of a safetensors file."""
     from safetensors import safe_open
 
-    path = Path(path)
-    if not path.is_file():
-        raise LoadError(explain(str(path), expected="an existing file", got="none there"))
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {})["tectum"])
-            names = file.keys() if device is not None else []
-            tensors = {name: file.get_tensor(name).to(device) for name in names}
-    except KeyError as cause:
-        raise LoadError(
-            explain(str(path), expected="a file written by tectum", got="a safetensors file without its header")
-        ) from cause
-    except Exception as cause:
-        raise LoadError(
-            explain(str(path), expected="a safetensors file", got=f"{type(cause).__name__}: {cause}")
-        ) from cause
-    if not isinstance(header, dict) or "object" not in header:
-        raise LoadError(explain(str(path), expected="a tectum header", got="something else"))
-    return header, tensors
+    if path.is_dir() or not path.exists():
+        got = "a directory" if path.is_dir() else "none there"
+        raise LoadError(explain(str(path), expected="an existing file", got=got))
+    with safe_open(str(path), framework="pt") as file:
+        stored = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in (file.keys() if whole else [])}
+    return stored.get("tectum"), stored.get("crc32"), tensors
+
+
+def _named(cause: Exception) -> str:
+    return str(cause) if isinstance(cause, LoadError) else f"{type(cause).__name__}: {cause}"
+
+
+def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the CRC-32 of the header and of names, types, shapes and bytes of the tensors."""
+    crc = zlib.crc32(header.encode())
+    for name in sorted(tensors):
+        crc = zlib.crc32(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode(), crc)
+        crc = zlib.crc32(raw(tensors[name]), crc)
+    return f"{crc:08x}"
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """Return the bytes of a contiguous CPU tensor."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 
 
 @contextmanager
@@ -180,7 +203,8 @@ def _umask() -> int:
     return mask
 
 
-def _with_suffix(path: str | os.PathLike[str]) -> Path:
+def with_suffix(path: str | os.PathLike[str]) -> Path:
+    """Add the suffix ``.safetensors`` to a path that has none."""
     path = Path(path)
     return path if path.suffix else path.with_suffix(SUFFIX)
 
@@ -189,44 +213,42 @@ def _with_suffix(path: str | os.PathLike[str]) -> Path:
 
 
 def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    if KINDS.get(type(value).__name__) is type(value):
+        fields = {k: _encode(v, f"{place}.{k}" if place else k, tensors) for k, v in _state(value).items()}
+        return {"kind": type(value).__name__, "fields": fields}
     if value is None or isinstance(value, (bool, str)):
         return value
+    if isinstance(value, np.bool_):
+        return bool(value)
     if isinstance(value, (int, np.integer)):
         return int(value)
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else {"float": repr(float(value))}
     if isinstance(value, Tensor):
-        tensors[place or "value"] = value
-        return {"tensor": place or "value"}
+        return {"tensor": _register(value, place, tensors)}
     if isinstance(value, np.ndarray):
-        return _encode_array(value, place, tensors)
+        if value.dtype.kind in "US":
+            return {"text": value.astype(str).ravel().tolist(), "shape": list(value.shape)}
+        return {"array": _register(from_numpy(value, f"save ({place})"), place, tensors)}
     if isinstance(value, Mapping):
         return {"map": [[_key(k), _encode(v, f"{place}.{k}" if place else str(k), tensors)] for k, v in value.items()]}
     if isinstance(value, (list, tuple)):
         tag = "tuple" if isinstance(value, tuple) else "list"
         return {tag: [_encode(v, f"{place}.{i}" if place else str(i), tensors) for i, v in enumerate(value)]}
-    return _encode_object(value, place, tensors)
+    expected = "tensors, numbers, text, containers and storable objects"
+    raise InputError(explain("save", expected=expected, got=f"{type(value).__name__} at {place or 'the top'}"))
 
 
-def _encode_array(value: np.ndarray, place: str, tensors: dict[str, Tensor]) -> Any:
-    if value.dtype.kind in "US":
-        return {"text": value.astype(str).ravel().tolist(), "shape": list(value.shape)}
-    tensors[place or "value"] = torch.from_numpy(np.ascontiguousarray(value).reshape(value.shape))
-    return {"array": place or "value"}
-
-
-def _encode_object(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    kind = type(value).__name__
-    if KINDS.get(kind) is not type(value):
-        raise InputError(
-            explain(
-                "save",
-                expected="tensors, numbers, text, containers and storable objects",
-                got=f"{type(value).__name__} at {place or 'the top'}",
-            )
-        )
-    fields = {k: _encode(v, f"{place}.{k}" if place else k, tensors) for k, v in _state(value).items()}
-    return {"kind": kind, "fields": fields}
+def _register(value: Tensor, place: str, tensors: dict[str, Tensor]) -> str:
+    """Name a tensor after its place in the tree, with primes where two places read alike."""
+    if value.dtype == torch.complex128 or value.layout != torch.strided:
+        got = f"{value.dtype} of layout {value.layout}"
+        raise InputError(explain(f"save ({place})", expected="dense tensors, complex ones in complex64", got=got))
+    name = place or "value"
+    while name in tensors or name == "__metadata__":
+        name += "'"
+    tensors[name] = value
+    return name
 
 
 def _state(value: Any) -> dict[str, Any]:
@@ -238,8 +260,8 @@ def _state(value: Any) -> dict[str, Any]:
 
 
 def _key(key: Any) -> str | int:
-    if isinstance(key, (str, int)) and not isinstance(key, bool):
-        return key
+    if isinstance(key, (str, int, np.integer)) and not isinstance(key, bool):
+        return int(key) if isinstance(key, np.integer) else key
     raise InputError(explain("save", expected="text or integer keys", got=repr(key)))
 
 
@@ -265,9 +287,7 @@ def find_kind(kind: str) -> Any:
     if kind not in KINDS and kind in _HOMES:
         import_module(_HOMES[kind])
     if kind not in KINDS:
-        raise LoadError(
-            explain("load", expected=f"a kind among {sorted(KINDS)}", got=repr(kind), fix="update tectum")
-        )
+        raise LoadError(explain("load", expected=f"a kind among {sorted(KINDS)}", got=repr(kind), fix="update tectum"))
     return KINDS[kind]
 
 

@@ -44,6 +44,8 @@ class Session(Mapping[str, Item]):
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "items_", dict(self.items_))
+        object.__setattr__(self, "meta", dict(self.meta))
         wrong = {
             k: type(v).__name__
             for k, v in self.items_.items()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +14,17 @@ import torch
 from torch import Tensor
 
 from . import clock
-from .errors import InputError, explain
+from .device import from_numpy
+from .errors import InputError, TectumWarning, TooLargeError, explain
 from .intervals import Intervals
 from .serialize import storable
-from .table import Column, check_table, take
+from .table import Column, check_table, positions, take
 
 if TYPE_CHECKING:
     from .recording import Recording
+
+#: Largest number of (bin, unit) counts made at once: 8 GB.
+CELL_LIMIT = 2_000_000_000
 
 
 @storable
@@ -67,12 +74,13 @@ class Spikes:
     history: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        times = torch.as_tensor(self.times, dtype=torch.float64)
-        unit = torch.as_tensor(self.unit, dtype=torch.int32)
+        times, unit = _times(self.times).contiguous(), _indices(self.unit)
         _check_events(times, unit, self.n_units)
         object.__setattr__(self, "times", times)
-        object.__setattr__(self, "unit", unit)
+        object.__setattr__(self, "unit", unit.to(torch.int32))
         object.__setattr__(self, "units", check_table(self.units, self.n_units, "Spikes.units"))
+        object.__setattr__(self, "meta", dict(self.meta))
+        object.__setattr__(self, "history", tuple(self.history))
         if self.support is None:
             bounds = [(float(times[0]), float(np.nextafter(float(times[-1]), np.inf)))] if len(times) else []
             object.__setattr__(self, "support", Intervals.from_pairs(bounds))
@@ -82,10 +90,9 @@ class Spikes:
         cls, trains: Sequence[Any], *, support: Intervals | tuple[float, float] | None = None, **fields: Any
     ) -> Spikes:
         """Merge one sequence of times (s) for each unit, in any order, into sorted flat arrays."""
-        arrays = [torch.as_tensor(np.asarray(t, dtype=np.float64)).reshape(-1) for t in trains]
-        times = torch.cat(arrays) if arrays else torch.zeros(0, dtype=torch.float64)
-        counts = torch.tensor([len(a) for a in arrays], dtype=torch.int64)
-        unit = torch.repeat_interleave(torch.arange(len(arrays), dtype=torch.int32), counts)
+        arrays = [_times(train).reshape(-1) for train in trains]
+        times = torch.cat(arrays) if arrays else _times([])
+        unit = np.repeat(np.arange(len(arrays), dtype=np.int32), [len(a) for a in arrays])
         return cls.from_events(times, unit, n_units=len(arrays), support=support, **fields)
 
     @classmethod
@@ -98,11 +105,21 @@ class Spikes:
         support: Intervals | tuple[float, float] | None = None,
         **fields: Any,
     ) -> Spikes:
-        """Sort events given in any order and build the container."""
-        times, unit = torch.as_tensor(times, dtype=torch.float64), torch.as_tensor(unit, dtype=torch.int32)
-        order = torch.argsort(times, stable=True)
+        """Sort events given in any order and build the container; warns if over 1 % lie outside the support.
+
+        Raises
+        ------
+        InputError
+            If all events lie outside the support: their unit is then not the second.
+        """
+        times, unit = _times(times), _indices(unit)
+        if times.shape == unit.shape and bool((times.diff() < 0).any()):
+            order = torch.argsort(times, stable=True)
+            times, unit = times[order], unit[order]
         support = Intervals.from_pairs([support]) if isinstance(support, tuple) else support
-        return cls(times=times[order], unit=unit[order], n_units=n_units, support=support, **fields)
+        made = cls(times=times, unit=unit, n_units=n_units, support=support, **fields)
+        _check_inside(made)
+        return made
 
     def __len__(self) -> int:
         return len(self.times)
@@ -117,8 +134,8 @@ class Spikes:
         return torch.bincount(self.unit.long(), minlength=self.n_units)
 
     def rates(self) -> Tensor:
-        """Return spikes per second of observed time: Tensor of shape (n_units,), float64."""
-        return self.counts().double() / self.span.duration
+        """Return spikes in the support per second of it: Tensor of shape (n_units,), float64."""
+        return self.restrict(self.span).counts().double() / self.span.duration
 
     def train(self, unit: int) -> Tensor:
         """Return the times of one unit: Tensor of shape (n,), float64, s."""
@@ -131,19 +148,20 @@ class Spikes:
 
     def select(self, units: Any) -> Spikes:
         """Keep some units, given as a mask, indices, or a boolean condition on the unit table."""
-        index = torch.as_tensor(np.arange(self.n_units)[units]).reshape(-1)
-        if len(index) == 0:
-            raise InputError(explain("Spikes.select", expected="at least one unit", got="an empty selection"))
-        renamed = torch.full((self.n_units,), -1, dtype=torch.int32)
-        renamed[index] = torch.arange(len(index), dtype=torch.int32)
-        unit = renamed[self.unit.long()]
+        index = positions(units, self.n_units, "Spikes.select")
+        if len(index) == 0 or len(np.unique(index)) != len(index):
+            got = "an empty selection" if len(index) == 0 else "a unit twice"
+            raise InputError(explain("Spikes.select", expected="one or more different units", got=got))
+        renamed = np.full(self.n_units, -1, dtype=np.int32)
+        renamed[index] = np.arange(len(index), dtype=np.int32)
+        unit = torch.from_numpy(renamed)[self.unit.long()]
         keep = unit >= 0
         return replace(
             self,
             times=self.times[keep],
             unit=unit[keep],
             n_units=len(index),
-            units=take(self.units, index.numpy()),
+            units=take(self.units, index),
             history=(*self.history, {"step": "select", "units": index.tolist()}),
         )
 
@@ -165,8 +183,8 @@ class Spikes:
     def bin(self, dt: float, *, start: float | None = None, stop: float | None = None) -> Recording:
         """Count spikes in bins of ``dt`` seconds.
 
-        Bin ``k`` covers ``[start + k dt, start + (k + 1) dt)``; an incomplete last bin is dropped. Bins that are not
-        wholly inside the support are marked invalid in ``mask``.
+        Bin ``k`` covers ``[start + k dt, start + (k + 1) dt)``; an incomplete last bin is dropped, and its length is in
+        the history. Bins that are not wholly inside the support are marked invalid in ``mask``.
 
         Parameters
         ----------
@@ -178,6 +196,13 @@ class Spikes:
         Returns
         -------
         Recording, dims (time, unit), int32, units "spikes/bin"
+
+        Raises
+        ------
+        InputError
+            If the width is not positive or the range holds no bin.
+        TooLargeError
+            If the counts would need more than 8 GB.
         """
         return bin_spikes(self, dt, start=start, stop=stop)
 
@@ -186,17 +211,23 @@ def bin_spikes(spikes: Spikes, dt: float, *, start: float | None = None, stop: f
     """Count spikes in bins; see :meth:`Spikes.bin`."""
     from .recording import Recording
 
-    rate = 1.0 / clock.check_rate(dt, "Spikes.bin (dt)")
+    if isinstance(dt, bool) or not isinstance(dt, Real) or not 0 < dt < math.inf:
+        raise InputError(explain("Spikes.bin(dt)", expected="a finite width above 0 s", got=repr(dt)))
+    rate = 1.0 / float(dt)
     span = spikes.span
     if len(span) == 0 and (start is None or stop is None):
         raise InputError(explain("Spikes.bin", expected="a support or both start and stop", got="neither"))
     t0 = float(span.start[0]) if start is None else float(start)
     end = float(span.stop.max()) if stop is None else float(stop)
-    n_bins = clock.count_samples(end - t0, rate=rate)
-    if n_bins == 0:
+    n_bins = clock.to_sample(end, rate=rate, t0=t0)
+    if n_bins < 1:
         raise InputError(
             explain("Spikes.bin", expected=f"a range of at least one bin of {dt:g} s", got=f"[{t0:g}, {end:g}) s")
         )
+    if n_bins * spikes.n_units > CELL_LIMIT:
+        got = f"{n_bins} bins of {spikes.n_units} units"
+        fix = "choose wider bins, fewer units, or bin pieces with start and stop"
+        raise TooLargeError(explain("Spikes.bin", expected=f"at most {CELL_LIMIT:.0e} counts", got=got, fix=fix))
     counts = _count(spikes, rate, t0, n_bins)
     return Recording(
         data=counts,
@@ -211,7 +242,7 @@ def bin_spikes(spikes: Spikes, dt: float, *, start: float | None = None, stop: f
         subject=spikes.subject,
         session=spikes.session,
         meta=spikes.meta,
-        history=(*spikes.history, {"step": "bin", "dt": dt}),
+        history=(*spikes.history, {"step": "bin", "dt": float(dt), "dropped": max(0.0, end - t0 - n_bins / rate)}),
     )
 
 
@@ -224,20 +255,54 @@ def _count(spikes: Spikes, rate: float, t0: float, n_bins: int) -> Tensor:
     unit = spikes.unit[low:high]
     first, last = torch.searchsorted(bins, torch.tensor([0, n_bins])).tolist()  # times are sorted, so bins are
     cell = bins[first:last].mul_(spikes.n_units).add_(unit[first:last])
-    return torch.bincount(cell, minlength=n_bins * spikes.n_units).to(torch.int32).reshape(n_bins, spikes.n_units)
+    counts = torch.zeros(n_bins * spikes.n_units, dtype=torch.int32, device="cpu")
+    return counts.scatter_add_(0, cell, counts.new_ones(1).expand(len(cell))).reshape(n_bins, spikes.n_units)
 
 
 def _observed(span: Intervals, rate: float, t0: float, n_bins: int) -> Tensor | None:
     """Tell which bins lie wholly inside the support: bool Tensor (n_bins, 1), None when all do."""
     merged = span.merged()
-    first = torch.ceil((merged.start - t0) * rate - clock.EDGE).clamp(0, n_bins).long()
-    last = torch.floor((merged.stop - t0) * rate + clock.EDGE).clamp(0, n_bins).long()
+    slack = clock.slack(rate, t0)
+    first = torch.ceil((merged.start - t0) * rate - slack).clamp(0, n_bins).long()
+    last = torch.floor((merged.stop - t0) * rate + slack).clamp(0, n_bins).long()
     kept = last > first
-    change = torch.zeros(n_bins + 1, dtype=torch.int64)
+    change = torch.zeros(n_bins + 1, dtype=torch.int64, device="cpu")
     change.index_add_(0, first[kept], torch.ones_like(first[kept]))
     change.index_add_(0, last[kept], -torch.ones_like(last[kept]))
     inside = change.cumsum(0)[:n_bins] > 0
     return None if bool(inside.all()) else inside[:, None]
+
+
+def _times(values: Any) -> Tensor:
+    """Return times as a float64 tensor on the CPU."""
+    values = values if isinstance(values, Tensor) else np.asarray(values, dtype=np.float64)
+    return torch.as_tensor(values, dtype=torch.float64, device="cpu")
+
+
+def _indices(values: Any) -> Tensor:
+    """Return unit indices as an integer tensor on the CPU: int32 as it is, others widened so that none wraps around."""
+    found = values.detach().cpu() if isinstance(values, Tensor) else from_numpy(np.asarray(values), "Spikes.unit")
+    if found.numel() and (found.is_floating_point() or found.is_complex()):
+        raise InputError(explain("Spikes.unit", expected="integers", got=str(found.dtype)))
+    return found if found.dtype == torch.int32 else found.to(torch.int64)
+
+
+def _check_inside(spikes: Spikes) -> None:
+    """Warn of events outside the support, or refuse them if all are."""
+    support = spikes.span.merged()
+    edges = torch.searchsorted(spikes.times, torch.stack([support.start, support.stop]))
+    outside = len(spikes) - int((edges[1] - edges[0]).sum())
+    if len(spikes) and outside == len(spikes):
+        raise InputError(
+            explain(
+                "Spikes",
+                expected=f"times in s inside the support {support.pairs()[:3]}",
+                got=f"times from {float(spikes.times[0]):g} to {float(spikes.times[-1]):g}",
+                fix="divide samples by the sampling rate",
+            )
+        )
+    if outside > 0.01 * len(spikes):
+        warnings.warn(f"Spikes: {outside} of {len(spikes)} events lie outside the support", TectumWarning, stacklevel=4)
 
 
 def _check_events(times: Tensor, unit: Tensor, n_units: int) -> None:

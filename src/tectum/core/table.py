@@ -11,7 +11,7 @@ from torch import Tensor
 from .errors import InputError, explain
 
 Column = np.ndarray
-Table = Mapping[str, Column]
+Table = Mapping[str, Any]
 
 
 def as_column(values: Any, where: str) -> Column:
@@ -25,8 +25,8 @@ def as_column(values: Any, where: str) -> Column:
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     array = np.asarray(values)
-    if array.dtype == object:
-        array = np.asarray(["" if v is None else str(v) for v in array.ravel()])
+    if array.dtype == object and array.ndim == 1:
+        array = np.asarray([_text(v) for v in array], dtype=str)
     if array.ndim != 1 or array.dtype.kind not in "biufUS":
         raise InputError(
             explain(
@@ -35,7 +35,13 @@ def as_column(values: Any, where: str) -> Column:
                 got=f"{array.dtype} of shape {array.shape}",
             )
         )
-    return array.astype(str) if array.dtype.kind == "S" else array
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    return "" if value is None else str(value)
 
 
 def check_table(table: Mapping[str, Any], length: int, where: str) -> dict[str, Column]:
@@ -50,3 +56,25 @@ def check_table(table: Mapping[str, Any], length: int, where: str) -> dict[str, 
 def take(table: Table, index: Any) -> dict[str, Column]:
     """Select rows of every column."""
     return {name: column[index] for name, column in table.items()}
+
+
+def positions(index: Any, n: int, where: str) -> np.ndarray:
+    """Return the positions in ``[0, n)`` that a slice, a mask, or one or many integers select, in their order.
+
+    Examples
+    --------
+    >>> positions([-1, 0], 4, "demo").tolist(), positions([True, False, True], 3, "demo").tolist()
+    ([3, 0], [0, 2])
+    """
+    if not isinstance(index, slice):
+        index = np.atleast_1d(np.asarray(index.detach().cpu() if isinstance(index, Tensor) else index))
+        index = index if index.size else index.astype(np.int64)
+    try:
+        rows = np.ascontiguousarray(np.arange(n)[index])
+    except IndexError as cause:
+        raise InputError(
+            explain(where, expected=f"a mask of {n} or positions in [{-n}, {n})", got=str(cause))
+        ) from cause
+    if rows.ndim != 1:
+        raise InputError(explain(where, expected="a one-dimensional index", got=f"shape {rows.shape}"))
+    return rows

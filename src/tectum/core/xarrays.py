@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .clock import regular_rate
+from .device import from_numpy
 from .errors import UnitsError, explain
 from .recording import Recording
 from .table import Table
@@ -32,14 +33,17 @@ def distinct(dims: Sequence[str]) -> tuple[str, ...]:
 
 
 def coordinates(coords: Mapping[str, Table], dims: Sequence[str]) -> dict[str, Any]:
-    """Return xarray coordinates: the "name" or "id" column becomes the index, the others ride along."""
+    """Return xarray coordinates: the "name" or "id" column becomes the index, the others ride along.
+
+    The index of ``time`` are its times; each coordinate notes in its attributes the column that it was.
+    """
     made: dict[str, Any] = {}
     for axis, table in coords.items():
         if axis not in dims:
             continue
-        index = next((c for c in ("name", "id", axis) if c in table), None)
+        index = next((c for c in ("name", "id", axis) if c in table and axis != "time"), None)
         for column, values in table.items():
-            made[axis if column == index else f"{axis}_{column}"] = (axis, values)
+            made[axis if column == index else f"{axis}_{column}"] = (axis, values, {"column": column})
     return made
 
 
@@ -49,7 +53,7 @@ def numpy(tensor: Tensor) -> np.ndarray:
 
 
 def recording_to_xarray(rec: Recording) -> xarray.DataArray:
-    """Convert a recording; the mask becomes the coordinate "valid"."""
+    """Convert a recording; the mask becomes the coordinate "valid". Intervals, meta and history stay behind."""
     import xarray
 
     coords = coordinates(rec.coords, rec.dims)
@@ -84,9 +88,9 @@ def recording_from_xarray(array: xarray.DataArray, *, units: str | None = None) 
     if unit is None:
         raise UnitsError(explain("from xarray", expected="attrs['units'] or units=", got="no unit"))
     coords, times = _tables(array)
-    rate = array.attrs.get("rate") if times is None or len(times) < 2 else regular_rate(times, tolerance=1e-6)
+    rate = _rate(array.attrs.get("rate"), times)
     return Recording(
-        data=torch.from_numpy(np.ascontiguousarray(array.values)),
+        data=from_numpy(np.asarray(array.values), "from xarray"),
         dims=tuple(str(d) for d in array.dims),
         rate=rate,
         t0=float(times[0]) if times is not None and len(times) and rate else 0.0,
@@ -100,21 +104,32 @@ def recording_from_xarray(array: xarray.DataArray, *, units: str | None = None) 
     )
 
 
+def _rate(stated: float | None, times: Tensor | None) -> float | None:
+    """Return the rate that the times have, in the exact number stated where that agrees."""
+    if times is None or len(times) < 2:
+        return stated
+    found = regular_rate(times, tolerance=1e-6)
+    span = float(times[-1] - times[0])
+    close = found is not None and stated is not None and abs(found - stated) * span < 1e-3
+    return stated if close else found
+
+
 def _tables(array: xarray.DataArray) -> tuple[dict[str, dict[str, np.ndarray]], Tensor | None]:
     """Split xarray coordinates into our tables and the time axis."""
-    tables: dict[str, dict[str, np.ndarray]] = {str(d): {} for d in array.dims if d != "time"}
-    times = (
-        torch.as_tensor(array["time"].values, dtype=torch.float64)
-        if "time" in array.dims and "time" in array.coords
-        else None
-    )
+    tables: dict[str, dict[str, np.ndarray]] = {str(d): {} for d in array.dims}
+    times = None
+    if "time" in array.dims and "time" in array.coords:
+        times = from_numpy(np.asarray(array["time"].values), "from xarray (time, in s)").to(torch.float64)
     for name, coord in array.coords.items():
-        if len(coord.dims) != 1 or coord.dims[0] == "time":
+        if len(coord.dims) != 1 or name in ("time", "valid"):
             continue
         axis = str(coord.dims[0])
-        tables[axis]["name" if name == axis else str(name).removeprefix(f"{axis}_")] = coord.values
+        column = "name" if name == axis else str(name).removeprefix(f"{axis}_")
+        tables[axis][str(coord.attrs.get("column", column))] = coord.values
     return tables, times
 
 
 def _mask(array: xarray.DataArray) -> Tensor | None:
-    return torch.from_numpy(np.ascontiguousarray(array["valid"].values)) if "valid" in array.coords else None
+    if "valid" not in array.coords:
+        return None
+    return from_numpy(np.asarray(array["valid"].transpose(*array.dims).values), "from xarray (valid)")
