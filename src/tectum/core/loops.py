@@ -327,6 +327,7 @@ def em(
     tol: float,
     min_iter: int = 1,
     check_every: int = 1,
+    finished: Callable[[State], bool] | None = None,
     checkpoint: Checkpoint | None = None,
     description: str = "fitting",
 ) -> EMResult:
@@ -346,6 +347,8 @@ def em(
         Smallest number of iterations.
     check_every : int, default 1
         Iterations between looks at the objective: each look waits for the device.
+    finished : callable, optional
+        ``finished(state)`` tells whether to stop, in place of ``tol``; asked at every look.
     checkpoint : Checkpoint, optional
         Where to save and resume.
     description : str
@@ -382,7 +385,8 @@ def em(
         done = n + 1
         save, check = checkpoint is not None and checkpoint.due(done, max_iter), done % check_every == 0
         if save or check or done == max_iter:
-            settled = _look(history, tol)
+            still = _look(history, tol)
+            settled = still if finished is None else finished(state)
             converged = settled and done >= min_iter and (check or done == max_iter)
         if checkpoint is not None and (converged or save):
             checkpoint.save({"step": done, "state": state, "history": torch.stack(history), "converged": converged})

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.loops import em
 from ..core.random import generator, spawn
 from ._nncp import (
     CHECK_EVERY,
@@ -117,12 +118,21 @@ class _Progress:
         return Trace(self.factors, self.error, self.history, self.sweeps, ~self.active)
 
 
+class _Batch(NamedTuple):
+    """The restarts that still move."""
+
+    index: Tensor  # (s,) their places among all
+    state: Any
+    sweep: int
+
+
 def iterate(data: Data, factors: Factors, solver: Solver, limits: Limits, seeds: list[int]) -> Trace:
     """Sweep until every restart has settled; the settled are frozen at once and leave the batch at the next check."""
     tol, min_iter, max_iter = limits
-    progress, state = _Progress(data, factors, max_iter), solver.begin(data, factors)
-    index = torch.arange(factors.pair.shape[0], device=data.device)
-    for sweep in range(max_iter):
+    progress = _Progress(data, factors, max_iter)
+
+    def step(batch: _Batch) -> tuple[_Batch, Tensor]:
+        index, state, sweep = batch
         state, square = solver.sweep(data, state, progress.active[index])
         progress.record(index, sweep, square.clamp(min=0).sqrt(), solver, tol, min_iter)
         last = sweep + 1 == max_iter
@@ -131,8 +141,18 @@ def iterate(data: Data, factors: Factors, solver: Solver, limits: Limits, seeds:
             if not last:
                 state = _revive(data, progress, index, state, solver, seeds)
             index, state = _compact(progress, index, state, last)
-            if not len(index):
-                break
+        return _Batch(index, state, sweep + 1), progress.error
+
+    everyone = torch.arange(factors.pair.shape[0], device=data.device)
+    em(
+        step,
+        _Batch(everyone, solver.begin(data, factors), 0),
+        max_iter=max_iter,
+        tol=tol,
+        check_every=CHECK_EVERY,
+        finished=lambda batch: len(batch.index) == 0,
+        description="factorising",
+    )
     progress.settle(data, solver)
     return progress.trace()
 
