@@ -18,6 +18,10 @@ _HOMES = {
     "Graph": "tectum.core.graph",
     "Session": "tectum.core.session",
     "load": "tectum.core.serialize",
+    "Report": "tectum.report",
+    "read": "tectum.io.read",
+    "DynamicConnectome": "tectum.models.dynamic_connectome.estimator",
+    "DynamicConnectomeResult": "tectum.models.dynamic_connectome.result",
 }
 _ROOMS = ("datasets", "evaluate", "preprocess", "plot", "stats", "nn", "io", "models")
 
@@ -44,3 +48,7 @@ if TYPE_CHECKING:
     from .core.serialize import load as load
     from .core.session import Session as Session
     from .core.spikes import Spikes as Spikes
+    from .report import Report as Report
+    from .io.read import read as read
+    from .models.dynamic_connectome.estimator import DynamicConnectome as DynamicConnectome
+    from .models.dynamic_connectome.result import DynamicConnectomeResult as DynamicConnectomeResult

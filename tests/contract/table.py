@@ -1,0 +1,238 @@
+"""The table of the contract suite: one row for each public estimator.
+
+How to add a row
+----------------
+1. Write ``<method>_data(seed, n)``: a list of ``n`` tiny containers in which the method finds something, without
+   warnings. The same seed must give the same data. Write ``<method>_target`` likewise if the method predicts.
+2. Append a :class:`Row` to :data:`TABLE`. ``params`` make a fit on ``Row.n`` containers take at most 2 s on one core.
+3. ``verbs`` calls every public method of the class; the suite tells which one you forgot.
+4. ``rich`` are parameters that fill every optional field of the result; ``kinds`` lists all its kinds of figure.
+5. ``refuses`` lists the bad inputs of the method. Parameters declared with ``param(...)`` are tested from their rule;
+   for every other parameter give a wrong value here.
+6. ``search`` is a grid for GridSearchCV over a list of containers ({} if the method has no ``score``).
+7. ``syncs``: how often one fit and its verbs may make the host wait for a GPU; measure, then add a tenth.
+8. ``pytest tests/contract -k <Name>`` runs all checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+import tectum
+from tectum.core.errors import AxisError, ContractError, InputError, TectumError
+
+Verb = Callable[[Any, Any, Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A bad input and what must be said of it.
+
+    Parameters
+    ----------
+    name : str
+        Becomes part of the name of the test.
+    says : str
+        Regular expression that the message must match.
+    error : type
+        Exact type of the error.
+    params : mapping
+        Hyper-parameters to change.
+    spoil : function, optional
+        Makes bad data of the good list of containers.
+    verb : str
+        Which call must refuse.
+    """
+
+    name: str
+    says: str
+    error: type[TectumError] = InputError
+    params: Mapping[str, Any] = field(default_factory=dict)
+    spoil: Callable[[list[Any]], Any] = lambda data: data
+    verb: str = "fit"
+
+
+def _no_target(seed: int, n: int) -> None:
+    """Methods that predict nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What the suite must know of an estimator.
+
+    Parameters
+    ----------
+    name : str
+        Public name in ``tectum``.
+    params : mapping
+        Constructor arguments of a tiny fit.
+    data : function (seed, n) -> list of n containers
+        Tiny data.
+    target : function (seed, n) -> list of n targets, or None
+        What to predict.
+    n : int
+        Containers in a usual fit.
+    verbs : mapping of str to function (model, data, target) -> output
+        A call of every public method of the class.
+    rich : mapping
+        Parameters of a fit whose result has every optional field.
+    kinds : set of str
+        Every kind of figure of that result.
+    search : mapping of str to sequence
+        Grid of hyper-parameters; empty where there is no ``score``.
+    refuses : sequence of Refusal
+        Bad inputs of this method, besides those every method refuses.
+    syncs : int
+        Most waits of the host for the device in one fit and a call of each verb.
+    rtol, atol : float
+        Tolerance between devices, numbers of threads, and orders of axes.
+    draws : bool
+        Whether the seed matters.
+    """
+
+    name: str
+    params: Mapping[str, Any]
+    data: Callable[[int, int], list[Any]]
+    target: Callable[[int, int], list[Any] | None] = _no_target
+    n: int = 1
+    verbs: Mapping[str, Verb]
+    rich: Mapping[str, Any] = field(default_factory=dict)
+    kinds: frozenset[str]
+    search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    refuses: tuple[Refusal, ...]
+    syncs: int
+    rtol: float = 1e-5
+    atol: float = 1e-6
+    draws: bool = True
+
+    @cached_property
+    def estimator(self) -> type[Any]:
+        """The class."""
+        found: type[Any] = getattr(tectum, self.name)
+        return found
+
+    def make(self, **changes: Any) -> Any:
+        """Make an unfitted estimator; on the CPU unless told otherwise."""
+        return self.estimator(**{"device": "cpu", **self.params, **changes})
+
+    def fit(self, seed: int = 0, **changes: Any) -> Any:
+        """Fit to the tiny data of a seed."""
+        return self.make(**changes).fit(self.data(seed, self.n), self.target(seed, self.n))
+
+    @cached_property
+    def tiny(self) -> Any:
+        """The fit of seed 0; nobody may change it."""
+        return self.fit()
+
+    def call(self, verb: str, model: Any, seed: int = 1) -> Any:
+        """Call a verb on tiny data that the fit has not seen."""
+        return self.verbs[verb](model, self.data(seed, self.n), self.target(seed, self.n))
+
+
+# DynamicConnectome
+
+
+def connectome_data(seed: int, n: int) -> list[Any]:
+    """Animals with two groups of four units; a group shares steps in its half of the recording, and only there."""
+    draw = torch.Generator().manual_seed(seed)
+    names, place = [f"n{i}" for i in range(8)], torch.arange(8.0)
+    made = []
+    for animal in range(n):
+        steps = torch.randn(96, 2, generator=draw)  # (time, group)
+        steps[:48, 1], steps[48:, 0] = 0, 0
+        own = 0.5 * torch.randn(96, 8, generator=draw)
+        traces = (steps.repeat_interleave(4, 1) + own).cumsum(0)  # (time, unit)
+        coords = {"unit": {"name": names, "x": place, "y": place.flip(0)}}
+        stimuli = tectum.Intervals.from_pairs([(2.0, 6.0), (13.0, 18.0)], name=["odour", "light"])
+        made.append(
+            tectum.Recording(data=traces, dims=("time", "unit"), rate=4.0, units="dF/F", subject=f"animal{animal}",
+                             session="day1", coords=coords, intervals={"stimuli": stimuli})
+        )  # fmt: skip
+    return made
+
+
+def _first(change: Callable[[Any], Any]) -> Callable[[list[Any]], list[Any]]:
+    """Spoil the first of the containers."""
+    return lambda data: [change(data[0]), *data[1:]]
+
+
+def _with_value(value: float, n_time: int) -> Callable[[Any], Any]:
+    """Write a value into the first samples of unit 3."""
+
+    def change(rec: Any) -> Any:
+        x = rec.values.clone()
+        x[:n_time, 3] = value
+        return rec.with_(data=x)
+
+    return change
+
+
+def _named(*names: str) -> Callable[[Any], Any]:
+    return lambda rec: rec.with_(coords={"unit": {"name": list(names)}})
+
+
+def _no_events(rec: Any) -> Any:
+    return rec.with_(intervals={})
+
+
+DYNAMIC_CONNECTOME = Row(
+    name="DynamicConnectome",
+    params={"rank": 2, "restarts": 2, "max_iter": 20, "floor": 0.001, "weight_model": "normal",
+            "assume_aligned": True},
+    data=connectome_data,
+    n=3,
+    verbs={"transform": lambda model, x, y: model.transform(x), "score": lambda model, x, y: model.score(x)},
+    rich={"rank": None, "ranks": (1, 2), "surrogates": 2, "surrogate_shift": 5.0, "leave_one_out": True},
+    kinds=frozenset({"overview", "motif", "time", "matrix", "animals", "rank", "starts", "surrogates", "dendrogram",
+                     "traces", "coassignment", "map"}),
+    search={"rank": [1, 2]},
+    refuses=(
+        Refusal(name="trials", error=AxisError, says=r"DynamicConnectome.*isel\(trial=0\)",
+                spoil=_first(lambda rec: rec.windows(8.0))),
+        Refusal(name="no unit axis", error=AxisError, says=r"DynamicConnectome.*'feature'",
+                spoil=_first(lambda rec: rec.with_(coords={}).rename(unit="feature"))),
+        Refusal(name="spikes", says="DynamicConnectome.*a Recording.*got Spikes", spoil=lambda data: [
+            tectum.Spikes(times=torch.arange(4.0, dtype=torch.float64), unit=torch.arange(4), n_units=4)]),
+        Refusal(name="too short", says="DynamicConnectome.*at least 16 samples",
+                spoil=_first(lambda rec: rec.isel(time=slice(0, 12)))),
+        Refusal(name="too few units", says="DynamicConnectome.*at least 3 units",
+                spoil=_first(lambda rec: rec.isel(unit=slice(0, 2)))),
+        Refusal(name="jitter", says="DynamicConnectome.*jitter.*resample=True",
+                spoil=_first(lambda rec: rec.with_(rate=None, times=rec.time + 0.2 * (torch.arange(96) % 2)))),
+        Refusal(name="identity twice", says="DynamicConnectome.*duplicates n1", spoil=_first(
+            _named("n0", "n1", "n1", "n3", "n4", "n5", "n6", "n7"))),
+        Refusal(name="no shared identity", says="DynamicConnectome.*identities shared.*min_animals",
+                params={"min_animals": 3}, spoil=_first(_named(*"abcdefgh"))),
+        Refusal(name="half missing", says="DynamicConnectome.*n3.*on_bad", spoil=_first(_with_value(torch.nan, 60))),
+        Refusal(name="not aligned", says="DynamicConnectome.*assume_aligned=True", params={"assume_aligned": False},
+                spoil=lambda data: [_no_events(rec) for rec in data]),
+        Refusal(name="no events", says="DynamicConnectome.*events in every animal", params={"align": "stimulus"},
+                spoil=_first(_no_events)),
+        Refusal(name="rank above the size", says=r"\brank\b.*= 24, got rank=1000", params={"rank": 1000}),
+        Refusal(name="long lags", says="DynamicConnectome.*longest lag", params={"lags": (30.0,)}),
+        Refusal(name="short lags", says="lags.*3 samples or more", params={"lags": (0.0,)}),
+        Refusal(name="NaN lags", says="lags", params={"lags": (torch.nan,)}),
+        Refusal(name="lags of text", says="lags", params={"lags": ("long",)}),
+        Refusal(name="no ranks", says="ranks", params={"rank": None, "ranks": ()}),
+        Refusal(name="ranks of zero", says="ranks", params={"rank": None, "ranks": (0, 1)}),
+        Refusal(name="ranks that fall", says="ranks.*increasing", params={"rank": None, "ranks": (2, 1)}),
+        Refusal(name="ranks of fractions", says="ranks", params={"rank": None, "ranks": (1.5, 2.0)}),
+        Refusal(name="ranks of text", says="ranks", params={"rank": None, "ranks": "12"}),
+        Refusal(name="strangers", verb="transform", error=ContractError,
+                says="DynamicConnectome.*units seen in training",
+                spoil=lambda data: [_named(*"abcdefgh")(rec) for rec in data]),
+        Refusal(name="trials", verb="transform", error=AxisError, says=r"DynamicConnectome.*isel\(trial=0\)",
+                spoil=_first(lambda rec: rec.windows(8.0))),
+        Refusal(name="strangers", verb="score", error=ContractError,
+                says="DynamicConnectome.*units seen in training",
+                spoil=lambda data: [_named(*"abcdefgh")(rec) for rec in data]),
+    ),
+    syncs=120,
+)  # fmt: skip
+
+TABLE = (DYNAMIC_CONNECTOME,)
