@@ -215,7 +215,7 @@ DYNAMIC_CONNECTOME = Row(
                 spoil=_first(_no_events)),
         Refusal(name="rank above the size", says=r"\brank\b.*= 24, got rank=1000", params={"rank": 1000}),
         Refusal(name="long lags", says="DynamicConnectome.*longest lag", params={"lags": (30.0,)}),
-        Refusal(name="short lags", says="lags.*3 samples or more", params={"lags": (0.0,)}),
+        Refusal(name="short lags", says="lags.*3 samples or more", params={"lags": (1e-3,)}),
         Refusal(name="NaN lags", says="lags", params={"lags": (torch.nan,)}),
         Refusal(name="lags of text", says="lags", params={"lags": ("long",)}),
         Refusal(name="no ranks", says="ranks", params={"rank": None, "ranks": ()}),
@@ -235,4 +235,81 @@ DYNAMIC_CONNECTOME = Row(
     syncs=120,
 )  # fmt: skip
 
-TABLE = (DYNAMIC_CONNECTOME,)
+# HMMGLM
+
+
+def switching_data(seed: int, n: int) -> list[Any]:
+    """Recordings of six units in two states of twelve bins each; in each state other units are busy and coupled."""
+    draw = torch.Generator().manual_seed(seed)
+    names, made = [f"n{i}" for i in range(6)], []
+    busy = torch.arange(144) // 12 % 2  # (time,)
+    rates = torch.tensor([[0.9, 0.9, 0.9, 0.05, 0.05, 0.05], [0.05, 0.05, 0.05, 0.9, 0.9, 0.9]])[busy]
+    for k in range(n):
+        counts = torch.poisson(rates, generator=draw)  # (time, unit) float32
+        counts[1:, 1] = torch.maximum(counts[1:, 1], (busy[1:] == 0) * counts[:-1, 0])
+        made.append(
+            tectum.Recording(data=counts, dims=("time", "unit"), rate=50.0, units="spikes/bin", subject=f"animal{k}",
+                             session="day1", coords={"unit": {"name": names}})
+        )  # fmt: skip
+    return made
+
+
+HMM_GLM = Row(
+    name="HMMGLM",
+    params={"n_states": 2, "starts": 2, "one_hot_rounds": 3, "n_lags": 2},
+    data=switching_data,
+    n=2,
+    verbs={
+        "predict": lambda model, x, y: model.predict(x),
+        "predict_proba": lambda model, x, y: model.predict_proba(x),
+        "log_prob": lambda model, x, y: model.log_prob(x),
+        "score": lambda model, x, y: model.score(x),
+        "sample": lambda model, x, y: model.sample(12, n_sequences=2),
+    },
+    rich={"n_states": None, "candidates": (1, 2), "folds": 2, "likelihood": "nb"},
+    kinds=frozenset({"states", "probability", "networks", "network", "prior", "filters", "transition", "dwell",
+                     "objective", "starts", "number"}),
+    search={"n_states": [1, 2]},
+    refuses=(
+        Refusal(name="no unit axis", error=AxisError, says=r"HMMGLM.*'feature'",
+                spoil=_first(lambda rec: rec.with_(coords={}).rename(unit="feature"))),
+        Refusal(name="too short", says="HMMGLM.*time > 2 lags.*fewer lags",
+                spoil=_first(lambda rec: rec.isel(time=slice(0, 2)))),
+        Refusal(name="other units", says=r"HMMGLM.*same units.*\(1, 144, 5\)|HMMGLM.*same units.*144, 6",
+                spoil=_first(lambda rec: rec.isel(unit=slice(0, 5)))),
+        Refusal(name="order of units", says="HMMGLM.*one order",
+                spoil=_first(_named("n1", "n0", "n2", "n3", "n4", "n5"))),
+        Refusal(name="negative", says="HMMGLM.*at least 0, got -1 at trial 0, bin 0, unit 3",
+                spoil=_first(_with_value(-1.0, 1))),
+        Refusal(name="fractions", says="HMMGLM.*integer counts, got 0.5 at trial 0, bin 0, unit 3",
+                spoil=_first(_with_value(0.5, 1))),
+        Refusal(name="NaN without mask", says="HMMGLM.*finite counts.*got nan.*mask",
+                spoil=_first(_with_value(torch.nan, 1))),
+        Refusal(name="nothing fires", says="HMMGLM.*all zero",
+                spoil=lambda data: [rec.with_(data=0 * rec.values) for rec in data]),
+        Refusal(name="not counts", says="HMMGLM.*spikes/bin.*dF/F", spoil=_first(lambda rec: rec.with_(units="dF/F"))),
+        Refusal(name="other bins", says="HMMGLM.*one width of bins", spoil=_first(lambda rec: rec.with_(rate=25.0))),
+        Refusal(name="irregular", says="HMMGLM.*irregular",
+                spoil=_first(lambda rec: rec.with_(rate=None, times=rec.time + 0.002 * (torch.arange(144) % 2)))),
+        Refusal(name="busy for a sigmoid", says="HMMGLM.link.*softplus", params={"link": "sigmoid"},
+                spoil=lambda data: [rec.with_(data=rec.values + 1) for rec in data]),
+        Refusal(name="many states", says="HMMGLM.n_states.*tenth", params={"n_states": 29}),
+        Refusal(name="no candidates", says="candidates", params={"n_states": None, "candidates": ()}),
+        Refusal(name="candidates of zero", says="candidates", params={"n_states": None, "candidates": (0, 1)}),
+        Refusal(name="short kernel", says="kernel.*one for each lag", params={"kernel": (1.0,)}),
+        Refusal(name="mask of another size", says="neuron_mask", params={"neuron_mask": [[True]]}),
+        Refusal(name="mask of numbers", says="neuron_mask", params={"neuron_mask": torch.ones(6, 6).tolist()}),
+        Refusal(name="frozen samples", says="temperatures.*positive", params={"temperatures": (1.0, 0.0)}),
+        Refusal(name="text for covariates", says="covariates", params={"covariates": "speed"}),
+        Refusal(name="covariates without session", says="HMMGLM.*session", params={"covariates": ("speed",)}),
+        Refusal(name="strangers", verb="predict", error=ContractError, says="HMMGLM.*other units",
+                spoil=lambda data: [_named(*"abcdef")(rec) for rec in data]),
+        Refusal(name="fewer units", verb="score", error=ContractError, says="HMMGLM.*5 units instead of 6",
+                spoil=lambda data: [rec.isel(unit=slice(0, 5)) for rec in data]),
+        Refusal(name="other bins", verb="log_prob", error=ContractError, says="HMMGLM.*bins of 0.04 s instead of 0.02",
+                spoil=lambda data: [rec.with_(rate=25.0) for rec in data]),
+    ),
+    syncs=58,
+)  # fmt: skip
+
+TABLE = (DYNAMIC_CONNECTOME, HMM_GLM)

@@ -331,4 +331,4 @@ def test_report_of_estimator_is_that_of_its_result(rich: Any) -> None:
 
 def test_report_tells_every_parameter(fitted: Any) -> None:
     text = _words(fitted)
-    assert [name for name in fitted.get_params() if f"<td>{name}</td>" not in text] == []
+    assert [name for name in fitted.get_params() if f"<li>{name} = " not in text] == []

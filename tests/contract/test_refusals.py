@@ -98,7 +98,7 @@ def _wrong(rule: Rule) -> list[Any]:
     if rule.low is not None or rule.high is not None:
         wrong += [torch.nan, torch.inf, -torch.inf] + [rule.low] * rule.open_low
         wrong += [limit + step for limit, step in ((rule.low, -1), (rule.high, 1)) if limit is not None]
-    return wrong
+    return [*wrong[:1], [], *((value,) for value in wrong)] if rule.each else wrong
 
 
 def _fit_with(row: Row, name: str, value: Any) -> Any:

@@ -169,7 +169,12 @@ class Estimator(Generic[R]):
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
     """Compute with gradients and in the stated precision, whatever modes the caller is in."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+        torch.autocast("cpu", enabled=False),
+    ):
         yield
 
 

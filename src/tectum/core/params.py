@@ -25,11 +25,21 @@ class Rule:
     high: float | None
     open_low: bool
     optional: bool
+    each: bool
 
     def check(self, value: Any, where: str) -> None:
-        """Raise InputError unless ``value`` obeys the rule."""
+        """Raise InputError unless ``value`` (or each entry of it) obeys the rule."""
         if value is None and self.optional:
             return
+        if not self.each:
+            self._check_one(value, where)
+            return
+        if isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray)) or len(value) == 0:
+            raise InputError(explain(where, expected="a non-empty sequence", got=repr(value)))
+        for item in value:
+            self._check_one(item, where)
+
+    def _check_one(self, value: Any, where: str) -> None:
         if self.options is not None:
             if not any(_same(value, option) for option in self.options):
                 hint = nearest(str(value), [str(o) for o in self.options]) if isinstance(value, str) else ""
@@ -57,8 +67,12 @@ def param(
     low: float | None = None,
     high: float | None = None,
     open_low: bool = False,
+    each: bool = False,
+    optional: bool = False,
 ) -> Any:
-    """Declare a dataclass field that is a checked hyper-parameter; a default of None makes it optional.
+    """Declare a dataclass field that is a checked hyper-parameter; ``optional`` or a default of None admits None.
+
+    With ``each`` the value is a sequence whose entries obey the rule.
 
     Examples
     --------
@@ -71,7 +85,8 @@ def param(
     tectum.core.errors.InputError: Model.rank: expected a number in [1, inf], got 0
     """
     kind = float if kind is None and not (low is None and high is None) else kind
-    rule = Rule(kind, None if options is None else tuple(options), low, high, open_low, default is None)
+    allowed = None if options is None else tuple(options)
+    rule = Rule(kind, allowed, low, high, open_low, optional or default is None, each)
     return dataclasses.field(default=default, metadata={KEY: rule})
 
 

@@ -184,7 +184,7 @@ def _only(labels: Column, label: Any, axis: str) -> int:
 
 def restrict(rec: Recording, intervals: Intervals) -> Recording:
     """Crop to the hull of intervals and mask what is outside; see :meth:`Recording.restrict`."""
-    inside = intervals.contains(rec.time)
+    inside = intervals.contains(_nudged(rec))
     kept = inside.nonzero().flatten()
     if len(kept) == 0:
         raise InputError(
@@ -329,3 +329,8 @@ def _rate(rec: Recording, call: str) -> float:
             )
         )
     return rec.rate
+
+
+def _nudged(rec: Recording) -> Tensor:
+    """Return the sample times moved inside their samples by the clock's tolerance, so that edges count as edges."""
+    return rec.time if rec.rate is None else rec.time + clock.slack(rec.rate, rec.t0) / rec.rate

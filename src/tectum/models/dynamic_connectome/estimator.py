@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ...core.errors import ContractError, InputError, TectumWarning, TooLargeError, explain
-from ...core.estimator import Estimator, Run, as_tuple
-from ...core.params import KEY, Rule, param
+from ...core.estimator import Estimator, Run, as_tuple, undisturbed
+from ...core.params import param
 from ...core.random import generator, spawn
 from ...core.recording import Recording
 from ...stats.rank import RankReport, rank_report
@@ -153,7 +153,7 @@ class DynamicConnectome(Estimator[DynamicConnectomeResult]):
     """
 
     rank: int | None = param(None, int, low=1)
-    ranks: Sequence[int] = tuple(range(1, 13))
+    ranks: Sequence[int] = param(tuple(range(1, 13)), int, low=1, each=True)
     rank_rule: str = param("stability", options=("stability", "spectrum"))
     affinity: str = param("corrected", options=tuple(KERNELS))
     sign: str = param("abs", options=("abs", "same", "opposite"))
@@ -161,9 +161,9 @@ class DynamicConnectome(Estimator[DynamicConnectomeResult]):
     dead_zone: float = param(1.0, float, low=0)
     min_run: float = param(0.5, float, low=0)
     smoothing: float = param(2.0, float, low=0, open_low=True)
-    lags: Sequence[float] | None = None
+    lags: Sequence[float] | None = param(None, float, low=0, open_low=True, each=True)
     window: float = param(10.0, float, low=0, open_low=True)
-    bin: float | None = dataclasses.field(default=1.0, metadata={KEY: Rule(float, None, 0, None, True, True)})
+    bin: float | None = param(1.0, float, low=0, open_low=True, optional=True)
     remove_global: bool = param(False, bool)
     align: str = param("absolute", options=("absolute", "stimulus", "event"))
     assume_aligned: bool = param(False, bool)
@@ -204,8 +204,9 @@ class DynamicConnectome(Estimator[DynamicConnectomeResult]):
         Recording or list of Recording, dims (time, component), or (time, subject, component) of ready affinities
             Non-negative, in bins of the training width; NaN where nothing was recorded.
         """
-        recs = as_tuple(data)
-        made = [self._courses(rec, self._project(rec)) for rec in recs]
+        recs = as_tuple(data, "DynamicConnectome.transform")
+        with undisturbed(self.result_.weight.device):
+            made = [self._courses(rec, self._project(rec)) for rec in recs]
         return made if isinstance(data, list) or len(made) > 1 else made[0]
 
     def score(self, data: Any, target: Any = None) -> float:
@@ -215,7 +216,9 @@ class DynamicConnectome(Estimator[DynamicConnectomeResult]):
         squares over observed pairs, all recordings together. Each recording is scaled by its own derivatives, so
         nothing passes from test to training data.
         """
-        parts = [part for rec in as_tuple(data) for part in self._project(rec)[1]]
+        recs = as_tuple(data, "DynamicConnectome.score")
+        with undisturbed(self.result_.weight.device):
+            parts = [part for rec in recs for part in self._project(rec)[1]]
         left, power = (torch.stack([getattr(p, name) for p in parts]).sum() for name in ("residual", "power"))
         return float(1 - left / power) if float(power) > 0 else 0.0
 
