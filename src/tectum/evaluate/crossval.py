@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tectum.core.errors import InputError, explain
-from tectum.core.estimator import Estimator, identity
+from tectum.core.estimator import Estimator
 from tectum.core.recording import Recording
 
 from .splits import block_folds, check_disjoint, group_folds
@@ -21,40 +21,55 @@ def cross_validate(
     """Score an estimator on data it has not seen.
 
     One recording is split into contiguous blocks of time with a gap; a list is split by subject, so that no
-    subject is on both sides.
+    subject is on both sides. Samples of the other side that lie inside the hull of a training or test recording are
+    masked, and their numbers are set to zero.
 
     Parameters
     ----------
     estimator : Estimator
         With a method ``score(data)``; it is copied, not changed.
     data : Recording or sequence of Recording
-        What to split.
+        What to split; in a list every recording names its subject.
     folds : int, default 5
         Number of folds.
     gap : float, default 0
-        Time in s left out around each test block.
+        Time in s left out around each test block; see :func:`block_folds`.
 
     Returns
     -------
     Tensor, shape (folds,), float64
         Score of each fold.
+
+    Raises
+    ------
+    InputError
+        If the estimator has no score, or the data cannot be split without a leak.
     """
-    if not hasattr(estimator, "score"):
+    if not hasattr(type(estimator), "score"):
         raise InputError(explain("cross_validate", expected="an estimator with a score", got=type(estimator).__name__))
-    if isinstance(data, Recording):
-        scores = [_score(estimator, *_blocks(data, fold)) for fold in block_folds(data, folds, gap=gap)]
-    else:
-        groups = [identity(rec).split("/")[0] or str(i) for i, rec in enumerate(data)]
-        scores = [
-            _score(estimator, [data[i] for i in f.train], [data[i] for i in f.test]) for f in group_folds(groups, folds)
-        ]
-    return torch.tensor(scores, dtype=torch.float64)
+    splits = _over_time(data, folds, gap) if isinstance(data, Recording) else _over_subjects(data, folds)
+    return torch.tensor([_score(estimator, train, test) for train, test in splits], dtype=torch.float64)
 
 
-def _blocks(rec: Recording, fold: Any) -> tuple[Recording, Recording]:
-    train, test = rec.restrict(fold.train), rec.restrict(fold.test)
-    check_disjoint(train, test)
-    return train, test
+def _over_time(rec: Recording, folds: int, gap: float) -> Iterator[tuple[Recording, Recording]]:
+    for fold in block_folds(rec, folds, gap=gap):
+        train, test = _blanked(rec.restrict(fold.train)), _blanked(rec.restrict(fold.test))
+        check_disjoint(train, test)
+        yield train, test
+
+
+def _blanked(rec: Recording) -> Recording:
+    """Set masked samples to zero, so that a method that forgets the mask cannot learn from them."""
+    return rec if rec.mask is None else rec.with_(data=rec.values.masked_fill(~rec.mask, 0))
+
+
+def _over_subjects(data: Sequence[Recording], folds: int) -> Iterator[tuple[list[Recording], list[Recording]]]:
+    if not isinstance(data, Sequence) or not all(isinstance(rec, Recording) and rec.subject for rec in data):
+        fix = "rec.with_(subject=...)"
+        got = "another type" if not isinstance(data, Sequence) else "one without a subject, or of another type"
+        raise InputError(explain("cross_validate", expected="recordings that name their subjects", got=got, fix=fix))
+    for fold in group_folds([rec.subject for rec in data], folds):
+        yield [data[i] for i in fold.train], [data[i] for i in fold.test]
 
 
 def _score(estimator: Estimator[Any], train: Any, test: Any) -> float:

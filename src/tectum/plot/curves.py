@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from tectum.core.intervals import Intervals
 
-from .style import PALETTE, array, axes, label
+from .style import PALETTE, array, axes, label, span, style
 
 
+@style()
 def curve(
     time: Tensor | np.ndarray,
     values: Tensor | np.ndarray,
@@ -41,27 +43,38 @@ def curve(
     ax : Axes, optional
         Where to draw.
     """
-    ax, t, v = axes(ax, height=1.8), array(time), array(values)
+    ax, t, v = axes(ax, height=1.8), array(time), array(values).astype(float)
     if events is not None:
         bands(events, ax=ax)
     ax.plot(t, v, color=color)
     if fill:
         ax.fill_between(t, 0, v, color=color, alpha=0.25, linewidth=0)
-    ax.set_xlim(float(t[0]), float(t[-1]))
+    if len(t):
+        span(ax, float(t[0]), float(t[-1]))
     return label(ax, x, y)
 
 
+@style()
 def bands(events: Intervals, *, ax: Axes, column: str = "name") -> Axes:
-    """Shade spans of time; spans of one name share a colour and one legend entry."""
-    names = events.columns.get(column, np.full(len(events), ""))
+    """Shade spans of time; spans of one name share a colour and one entry for a legend."""
+    names = np.asarray(events.columns.get(column, np.full(len(events), ""))).astype(str)
+    start, width = array(events.start), array(events.stop - events.start)
     for k, name in enumerate(dict.fromkeys(names.tolist())):
-        for i in np.flatnonzero(names == name):
-            seen = name if i == np.flatnonzero(names == name)[0] and name != "" else None
-            colour = PALETTE[(k + 4) % len(PALETTE)]
-            ax.axvspan(float(events.start[i]), float(events.stop[i]), color=colour, alpha=0.18, linewidth=0, label=seen)
+        places = [(start[i], width[i]) for i in np.flatnonzero(names == name)]
+        ax.broken_barh(
+            places,
+            (0.0, 1.0),
+            transform=ax.get_xaxis_transform(),  # time across, the whole height of the panel
+            color=PALETTE[(k + 4) % len(PALETTE)],
+            alpha=0.18,
+            linewidth=0,
+            zorder=0,
+            label=name or None,
+        )
     return ax
 
 
+@style()
 def lines(
     x: Tensor | np.ndarray,
     values: Mapping[str, Tensor | np.ndarray],
@@ -92,7 +105,10 @@ def lines(
     ax = axes(ax, width=3.4, height=2.4)
     for k, (name, y) in enumerate(values.items()):
         error = None if spread is None or name not in spread else array(spread[name])
-        ax.errorbar(array(x), array(y), yerr=error, marker="o", markersize=3.5, capsize=2, label=name, color=PALETTE[k])
+        colour = PALETTE[k % len(PALETTE)]
+        ax.errorbar(array(x), array(y), yerr=error, marker="o", markersize=3.5, capsize=2, label=name, color=colour)
+    if np.issubdtype(array(x).dtype, np.integer):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if mark is not None:
         ax.axvline(mark, color="0.35", linestyle="--", linewidth=0.9)
     if len(values) > 1:
@@ -100,6 +116,7 @@ def lines(
     return label(ax, xlabel, ylabel)
 
 
+@style()
 def ranks(
     values: Tensor | np.ndarray,
     names: Sequence[str],

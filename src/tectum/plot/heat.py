@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .style import PALETTE, SEQUENTIAL, SIGNED, array, axes, label
+from .style import PALETTE, SEQUENTIAL, SIGNED, array, axes, label, style
 
 
+@style()
 def image(
     values: Tensor | np.ndarray,
     *,
@@ -28,26 +30,24 @@ def image(
     Parameters
     ----------
     values : Tensor, shape (n_rows, n_times)
-        Numbers; a signed matrix gets a diverging map centred on zero.
+        Numbers; a signed matrix gets a diverging map centred on zero, and what is not finite is grey.
     extent : (float, float), optional
         First and last time.
     x, y, bar : str
         Labels of the axes and of the colour bar (with units).
     limit : float, optional
-        Value of the end of the colour scale; default the 99.5th percentile of the absolute values.
+        Value of the end of the colour scale; default the 99th percentile of the absolute values that are not zero.
     ax : Axes, optional
         Where to draw.
     """
     ax, data = axes(ax), array(values).astype(float)
-    low, high, cmap = _scale(data, limit)
     left, right = extent if extent is not None else (0.0, float(data.shape[1]))
-    drawn = ax.imshow(
-        data, aspect="auto", origin="lower", extent=(left, right, -0.5, len(data) - 0.5), cmap=cmap, vmin=low, vmax=high
-    )
-    ax.figure.colorbar(drawn, ax=ax, label=bar, pad=0.02, fraction=0.05)
+    box = (left, right, -0.5, len(data) - 0.5)
+    _draw(ax, data, bar, limit, fraction=0.05, aspect="auto", origin="lower", extent=box)
     return label(ax, x, y)
 
 
+@style()
 def matrix(
     values: Tensor | np.ndarray,
     *,
@@ -75,13 +75,11 @@ def matrix(
     ax = axes(ax, width=3.4, height=3.0)
     data = array(values).astype(float)
     order = group_order(array(groups)) if groups is not None else np.arange(len(data))
-    low, high, cmap = _scale(data, None)
-    drawn = ax.imshow(data[np.ix_(order, order)], cmap=cmap, vmin=low, vmax=high)
-    ax.figure.colorbar(drawn, ax=ax, label=bar, pad=0.02, fraction=0.045)
+    _draw(ax, data[np.ix_(order, order)], bar, None, fraction=0.045)
     if groups is not None:
         blocks(array(groups)[order], ax=ax)
     if names is not None and len(names) <= 40:
-        ax.set_yticks(range(len(names)), [str(names[int(i)]) for i in order], fontsize=5)
+        ax.set_yticks(range(len(names)), [str(names[int(i)]) for i in order], fontsize=6)
     return label(ax, "unit (sorted)" if groups is not None else "unit", "unit", title)
 
 
@@ -107,9 +105,21 @@ def group_order(groups: np.ndarray) -> np.ndarray:
     return np.argsort(np.where(groups < 0, groups.max(initial=0) + 1, groups), kind="stable")
 
 
+def _draw(ax: Axes, data: np.ndarray, bar: str, limit: float | None, *, fraction: float, **options: Any) -> None:
+    """Draw an image and its colour bar, whose arrows tell that values lie beyond the scale."""
+    low, high, cmap = _scale(data, limit)
+    colours = mpl.colormaps[cmap].with_extremes(bad="0.85")
+    drawn = ax.imshow(data, cmap=colours, vmin=low, vmax=high, **options)
+    finite = data[np.isfinite(data)]
+    above, below = bool((finite > high).any()), bool((finite < low).any())
+    extend = {(False, False): "neither", (True, False): "max", (False, True): "min", (True, True): "both"}[above, below]
+    ax.figure.colorbar(drawn, ax=ax, label=bar, pad=0.02, fraction=fraction, extend=extend)
+
+
 def _scale(data: np.ndarray, limit: float | None) -> tuple[float, float, str]:
-    """Return colour limits and map: diverging around zero for signed data."""
-    finite = np.abs(data[np.isfinite(data)])
-    high = limit if limit is not None else (float(np.percentile(finite, 99.5)) if finite.size else 1.0)
-    high = high or (float(finite.max()) if finite.size and finite.max() > 0 else 1.0)
-    return (-high, high, SIGNED) if np.nanmin(data, initial=0.0) < 0 else (0.0, high, SEQUENTIAL)
+    """Return colour limits and map: diverging around zero, unless what is negative is a tenth or less of the rest."""
+    finite = data[np.isfinite(data)]
+    size = np.abs(finite[finite != 0])
+    high = limit or (float(np.percentile(size, 99)) if size.size else 1.0)
+    signed = finite.size and float(np.percentile(finite, 1)) < -0.1 * high
+    return (-high, high, SIGNED) if signed else (0.0, high, SEQUENTIAL)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from tectum.core.errors import InputError, explain
 from tectum.core.graph import Graph
@@ -13,76 +15,150 @@ from tectum.core.spikes import Spikes
 
 from .curves import bands
 from .heat import image, matrix
-from .style import PALETTE, array, axes, label
+from .style import PALETTE, array, axes, label, span, style
 
-_MANY = 24
+_MANY = 24  # rows above which a heat map is drawn instead of traces
+_SAMPLES, _ROWS, _SPIKES = 20_000, 1_000, 200_000  # most of each that a figure shows
 
 
+@style()
 def quicklook(data: Recording | Spikes | Graph, *, ax: Axes | None = None) -> Axes:
-    """Draw a first look: a raster of spikes, a heat map of many rows, traces of a few, a graph as a matrix."""
+    """Draw a first look: a raster of spikes, a heat map of many rows, traces of a few, a graph as a matrix.
+
+    Of a long or lazy recording only the first part is read and drawn, of one with trials or further axes the first
+    entry; the title says so.
+    """
     if isinstance(data, Spikes):
         return raster(data, ax=ax)
     if isinstance(data, Graph):
         names = data.units.get("name")
-        return matrix(data.weights[0].nan_to_num(), title=data.layers[0], bar=data.quantity, names=names, ax=ax)
+        return matrix(data.weights[0], title=data.layers[0], bar=_quantity(data), names=names, ax=ax)
+    if not isinstance(data, Recording):
+        expected = "a Recording, Spikes or Graph"
+        raise InputError(explain("plot.quicklook", expected=expected, got=type(data).__name__))
     return _dense(data, ax)
 
 
+def _quantity(graph: Graph) -> str:
+    return "weight" if graph.quantity == "1" else f"weight ({graph.quantity})"
+
+
 def _dense(rec: Recording, ax: Axes | None) -> Axes:
-    if "time" not in rec.dims or rec.ndim > 3:
-        flat = rec.values.float().flatten(1) if rec.ndim > 1 else rec.values.float()[None]
-        return image(flat, x="entry", y=rec.dims[0], bar=rec.units, ax=ax)
+    if "time" not in rec.dims:
+        return _table(rec, ax)
+    shown = []
     for axis in rec.dims:
         if axis != "time" and rec.ndim > 2:
             rec = rec.isel(**{axis: 0})
+            shown.append(f"{axis} 0")
+    if rec.sizes["time"] > _SAMPLES:
+        whole, rec = rec.duration, rec.isel(time=slice(0, _SAMPLES))
+        shown.append(f"first {rec.duration:.4g} s of {whole:.4g} s")
     rows = rec.ndim == 2 and rec.sizes[_other(rec)] > _MANY
-    return _heat(rec, ax) if rows else traces(rec, ax=ax)
+    ax = _heat(rec, ax) if rows else traces(rec, ax=ax)
+    if shown:
+        ax.set_title(", ".join(shown))
+    return ax
+
+
+def _table(rec: Recording, ax: Axes | None) -> Axes:
+    """Draw a recording without time: the first axis up, all others across."""
+    if set(rec.dims) == {"x", "y"}:
+        picture = _valid(rec).movedim(rec.dims.index("y"), 0)
+        ax = image(picture, x="x", y="y", bar=rec.units, ax=axes(ax, width=4.0, height=3.2))
+        ax.set_aspect("equal")
+        ax.invert_yaxis()
+        return ax
+    flat = _valid(rec).reshape(rec.shape[0] if rec.ndim > 1 else 1, -1)
+    other = " x ".join(rec.dims[1:]) if rec.ndim > 1 else "".join(rec.dims)
+    return image(flat, x=other, y=rec.dims[0] if rec.ndim > 1 else "", bar=rec.units, ax=ax)
 
 
 def _other(rec: Recording) -> str:
     return next(d for d in rec.dims if d != "time")
 
 
+def _valid(rec: Recording) -> Tensor:
+    """Return the data as floating point, masked samples as NaN."""
+    data = rec.values.float()
+    return data if rec.mask is None else data.masked_fill(~rec.mask, torch.nan)
+
+
 def _heat(rec: Recording, ax: Axes | None) -> Axes:
     other = _other(rec)
-    data = rec.tensor(other, "time").float()
+    data = _valid(rec).movedim(rec.dims.index(other), 0)  # (row, time)
+    step = -(-len(data) // _ROWS)
+    data = data[::step]
+    name = other if step == 1 else f"{other} (1 in {step})"
     if other == "unit":  # units without order are easier to read sorted by the time of their peak
         data = data[data.nan_to_num(-torch.inf).argmax(1).argsort()]
-    name = "unit (sorted by peak)" if other == "unit" else other
-    time = rec.time
-    return image(data, extent=(float(time[0]), float(time[-1])), y=name, bar=rec.units, ax=ax)
+        name = f"{name}, sorted by peak"
+    data, unit = _comparable(data, rec.units)
+    time, end = rec.time, float(rec.time[0]) + rec.duration
+    if rec.rate is None:  # on an even grid, each point the sample before it
+        even = torch.linspace(float(time[0]), end, 2 * len(time), dtype=torch.float64, device="cpu")
+        data = data[:, (torch.searchsorted(time, even, right=True) - 1).to(data.device)]
+    return image(data, extent=(float(time[0]), end or 1.0), y=name, bar=unit, ax=ax)
 
 
+def _comparable(data: Tensor, unit: str) -> tuple[Tensor, str]:
+    """Standardise each row where the levels of rows differ by more than the rows vary, and say so in the unit."""
+    level = torch.nanmean(data, 1, keepdim=True)
+    spread = (data - level).square().nanmean(1, keepdim=True).sqrt()
+    within, between = spread.nanmedian(), (level - level.nanmedian()).abs().nanmedian()
+    scaled = (data - level) / torch.where(spread > 0, spread, 1)
+    return (scaled, "z by row") if bool(between > within) else (data, unit)
+
+
+@style()
 def raster(spikes: Spikes, *, ax: Axes | None = None) -> Axes:
-    """Draw every spike as a tick: time against unit."""
+    """Draw every spike (of very many an even share) as a tick: time against unit."""
     ax = axes(ax)
-    most = 200_000
-    step = max(1, -(-len(spikes) // most))
-    times, unit = array(spikes.times[::step]), array(spikes.unit[::step])
+    step = max(1, -(-len(spikes) // _SPIKES))
+    size = max(1.5, min(6.0, 160 / max(1, spikes.n_units)))
     ax.plot(
-        times, unit, "|", color="0.1", markersize=max(1.5, min(6.0, 160 / max(1, spikes.n_units))), markeredgewidth=0.5
+        array(spikes.times[::step]), array(spikes.unit[::step]), "|", color="0.1", markersize=size, markeredgewidth=0.5
     )
-    ax.set_ylim(-0.7, spikes.n_units - 0.3)
-    shown = "" if step == 1 else f"every {step}th spike"
-    return label(ax, "time (s)", "unit", shown)
+    ax.set_ylim(-0.7, max(spikes.n_units, 1) - 0.3)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(spikes.span):
+        span(ax, float(spikes.span.start[0]), float(spikes.span.stop.max()))
+    return label(ax, "time (s)", "unit", "" if step == 1 else f"1 in {step} spikes")
 
 
+@style()
 def traces(rec: Recording, *, ax: Axes | None = None) -> Axes:
-    """Draw rows as traces above one another, each scaled by the common spread."""
+    """Draw one row as it is, or several around their medians above one another, on a common scale.
+
+    Trials and stimuli are shaded; masked samples are left out.
+    """
     if "time" not in rec.dims or rec.ndim > 2:
-        raise InputError(
-            explain("plot.traces", expected="axes (time,) or (time, x)", got=str(rec.dims), fix="select with isel")
-        )
-    ax = axes(ax)
-    data = rec.tensor("time", _other(rec)) if rec.ndim == 2 else rec.values[:, None]
-    values, time = array(data.float()), array(rec.time)
-    gap = float(np.nanpercentile(np.abs(values - np.nanmedian(values, 0)), 99)) * 1.5 or 1.0
-    shift = np.arange(values.shape[1]) * gap
-    ax.plot(time, values + shift, color=PALETTE[0], linewidth=0.6)
-    if "trials" in rec.intervals:
-        bands(rec.intervals["trials"], ax=ax)
-    names = rec.labels(_other(rec)) if rec.ndim == 2 else None
-    if names is not None:
-        ax.set_yticks(shift + np.nanmedian(values, 0), [str(n) for n in names], fontsize=6)
-    ax.set_xlim(float(time[0]), float(time[-1]))
-    return label(ax, "time (s)", f"{rec.modality or 'signal'} ({rec.units})")
+        fix = "select with isel"
+        raise InputError(explain("plot.traces", expected="axes (time,) or (time, x)", got=str(rec.dims), fix=fix))
+    ax, time = axes(ax), array(rec.time)
+    data = _valid(rec).movedim(rec.dims.index("time"), 0)
+    values = array(data.reshape(len(time), -1))  # (time, row)
+    for name in ("trials", "stimuli"):
+        if name in rec.intervals:
+            bands(rec.intervals[name], ax=ax)
+    what = f"{rec.modality or 'signal'} ({rec.units})"
+    if values.shape[1] > 1:
+        values, gap = _stacked(values)
+        other = _other(rec)
+        names = rec.labels(other)
+        shown = range(values.shape[1]) if names is None else names
+        ax.set_yticks(np.arange(values.shape[1]) * gap, [str(n) for n in shown], fontsize=7)
+        ax.set_ylim(-gap, values.shape[1] * gap)
+        what = f"{other} (step {gap:.2g} {rec.units})"
+    ax.plot(time, values, color=PALETTE[0], linewidth=0.6)
+    if len(time):
+        span(ax, float(time[0]), float(time[-1]))
+    return label(ax, "time (s)", what)
+
+
+def _stacked(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return rows around their medians, each one step above the one before, and the step."""
+    centred = values - torch.from_numpy(values).nanmedian(0).values.numpy()
+    size = np.abs(centred[np.isfinite(centred)])
+    gap = (1.5 * float(np.percentile(size, 99)) if size.size else 0.0) or 1.0
+    return centred + np.arange(values.shape[1]) * gap, gap

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from cycler import cycler
 from matplotlib.axes import Axes
 from torch import Tensor
@@ -39,7 +40,7 @@ _RC: Any = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Apply the look to every figure made inside the block."""
+    """Apply the look to every figure made inside the block, or by a function decorated with ``@style()``."""
     with mpl.rc_context(_RC):
         yield
 
@@ -54,7 +55,16 @@ def axes(ax: Axes | None = None, *, width: float = 6.0, height: float = 2.6) -> 
 
 def array(values: Tensor | np.ndarray | Any) -> np.ndarray:
     """Return values of any kind and device as a NumPy array."""
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    plain = values.detach().resolve_conj().resolve_neg()
+    return (plain.float() if plain.dtype == torch.bfloat16 else plain).cpu().numpy()
+
+
+def span(ax: Axes, first: float, last: float) -> None:
+    """Limit the abscissa to a range, unless it is empty."""
+    if last > first:
+        ax.set_xlim(first, last)
 
 
 def label(ax: Axes, x: str, y: str, title: str = "") -> Axes:

@@ -1,0 +1,131 @@
+"""The command line: ``tectum demo | run | info | datasets | report``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .core.errors import InputError, TectumError
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 some job failed, 2 wrong input, 130 interrupted."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO if options.log else logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        code = int(options.command(options))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("tectum: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except (TectumError, OSError) as error:
+        print(f"tectum: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tectum",
+        description="Analysis of recorded brain data.",
+        epilog="exit codes: 0 done, 1 a job failed, 2 wrong input or usage",
+    )
+    parser.add_argument("--version", action="version", version=f"tectum {__version__}")
+    parser.add_argument("--log", action="store_true", help="show what is going on")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    demo = _add(commands, "demo", _demo, "dynamic functional connectome of a songbird recording that ships with tectum")
+    demo.add_argument("-o", "--output", type=Path, default=Path("demo"), help="folder for the report (default: demo)")
+    run = _add(commands, "run", _run, "run a study: many recordings, several models")
+    run.add_argument("study", type=Path, metavar="STUDY.toml", help="what to run on what")
+    run.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    run.add_argument("--scheduler", metavar="ADDRESS", help="run on a Dask scheduler instead, e.g. tcp://host:8786")
+    info = _add(commands, "info", _info, "what is in a file")
+    info.add_argument("files", type=Path, nargs="+", metavar="FILE", help="a file that tectum reads")
+    listing = _add(commands, "datasets", _datasets, "list packed and public data sets")
+    listing.add_argument("key", nargs="?", metavar="KEY", help="show one of them")
+    report = _add(commands, "report", _report, "one HTML page from recordings and results")
+    report.add_argument("files", type=Path, nargs="+", metavar="FILE", help="recordings, results or fitted models")
+    report.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="default: report.html")
+    report.add_argument("--title", default="Report", help="heading of the page")
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, command: Command, text: str
+) -> argparse.ArgumentParser:
+    made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    made.set_defaults(command=command)
+    return made
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .demo import demo
+
+    print(f"report: {demo(options.output)}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .pipeline import run
+    from .study import Study
+
+    study = Study.read(options.study)
+    outcomes = run(study, n_jobs=options.jobs, scheduler=options.scheduler)
+    for outcome in outcomes:
+        score = "" if outcome.score is None else f"score {outcome.score:.4f}"
+        cells = (f"{outcome.status:7}", outcome.job.label, outcome.job.name, score, outcome.error)
+        print("  ".join(cell for cell in cells if cell))
+    failed = sum(o.status == "failed" for o in outcomes)
+    print(f"{len(outcomes)} jobs, {failed} failed; summary: {study.folder / 'summary.tsv'}")
+    return 1 if failed else 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from .io import read
+    from .report import describe
+
+    for k, file in enumerate(options.files):
+        print("\n" * (k > 0) + f"{file}\n{_named(describe, read(file), file)}")
+    return 0
+
+
+def _named(call: Callable[[Any], Any], item: Any, file: Path) -> Any:
+    """Call a function on what was read from a file; its errors name the file."""
+    try:
+        return call(item)
+    except TectumError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
+def _datasets(options: argparse.Namespace) -> int:
+    from . import datasets
+
+    print(datasets.info(options.key) if options.key else datasets.list())
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from .io import read
+    from .report import Report
+
+    page = Report(options.title)
+    for file in options.files:
+        _named(partial(page.add, title=file.stem if len(options.files) > 1 else ""), read(file), file)
+    print(f"report: {page.save(options.output)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
