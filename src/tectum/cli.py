@@ -71,8 +71,11 @@ def _add(
 
 
 def _demo(options: argparse.Namespace) -> int:
+    import torch
+
     from .demo import demo
 
+    torch.set_num_threads(1)  # the recording is small: more threads would only wait for one another
     print(f"report: {demo(options.output)}")
     return 0
 
