@@ -20,11 +20,6 @@ from .spikes import Spikes
 #: Top-level package of a foreign type -> "module:function" of ours, imported when such an object arrives.
 CONVERTERS: dict[str, str] = {
     "xarray": "tectum.core.xarrays:recording_from_xarray",
-    "mne": "tectum.io.convert:from_mne",
-    "pynapple": "tectum.io.convert:from_pynapple",
-    "neo": "tectum.io.convert:from_neo",
-    "nibabel": "tectum.io.convert:from_nibabel",
-    "pynwb": "tectum.io.convert:from_pynwb",
 }
 
 

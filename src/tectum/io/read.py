@@ -11,19 +11,24 @@ from typing import Any
 from tectum.core.convert import as_container
 from tectum.core.errors import LoadError, explain
 
+from .detect import reader_of
+
 #: File suffix -> "module:function" of the reader, imported when such a file arrives.
 READERS: dict[str, str] = {
     ".safetensors": "tectum.core.serialize:load",
+    ".nwb": "tectum.io.nwb:read_nwb",
 }
 
 
-def read(source: Any, **options: Any) -> Any:
+def read(source: Any, *, format: str | None = None, **options: Any) -> Any:
     """Read a file or folder, or convert an object of another package.
 
     Parameters
     ----------
     source : path or object
         A path, or an xarray, mne, neo, pynapple, nibabel or pynwb object.
+    format : str, optional
+        Name of the format, one of :data:`tectum.io.detect.FORMATS`, where the contents do not tell.
     **options
         Passed to the reader of the format; each reader documents its own.
 
@@ -41,17 +46,18 @@ def read(source: Any, **options: Any) -> Any:
     path = Path(source)
     if not path.exists():
         raise LoadError(explain(str(path), expected="an existing file or folder", got="none there"))
-    return _reader(path)(path, **options)
+    return _reader(path, format)(path, **options)
 
 
-def _reader(path: Path) -> Callable[..., Any]:
-    """Return the reader for the longest matching suffix."""
+def _reader(path: Path, format: str | None = None) -> Callable[..., Any]:
+    """Return the reader for the longest matching suffix, else for the signature of the contents."""
     name = path.name.lower()
-    for suffix in sorted(READERS, key=len, reverse=True):
-        if name.endswith(suffix):
-            module, _, function = READERS[suffix].partition(":")
-            found: Callable[..., Any] = getattr(import_module(module), function)
-            return found
+    by_suffix = [] if format else [s for s in sorted(READERS, key=len, reverse=True) if name.endswith(s)]
+    home = READERS[by_suffix[0]] if by_suffix else reader_of(path, format)
+    if home is not None:
+        module, _, function = home.partition(":")
+        found: Callable[..., Any] = getattr(import_module(module), function)
+        return found
     raise LoadError(
         explain(str(path), expected=f"a file of {', '.join(sorted(READERS))}", got=f"suffix {path.suffix!r}")
     )

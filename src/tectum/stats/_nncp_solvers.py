@@ -121,7 +121,7 @@ class _Progress:
 class _Batch(NamedTuple):
     """The restarts that still move."""
 
-    index: Tensor  # (s,) their places among all
+    places: Tensor  # (s,) among all restarts
     state: Any
     sweep: int
 
@@ -150,7 +150,7 @@ def iterate(data: Data, factors: Factors, solver: Solver, limits: Limits, seeds:
         max_iter=max_iter,
         tol=tol,
         check_every=CHECK_EVERY,
-        finished=lambda batch: len(batch.index) == 0,
+        finished=lambda batch: len(batch.places) == 0,
         description="factorising",
     )
     progress.settle(data, solver)

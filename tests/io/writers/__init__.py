@@ -1,0 +1,1 @@
+"""Minimal writers of the formats that the readers are tested on, in their documented layouts."""
