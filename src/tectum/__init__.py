@@ -22,6 +22,10 @@ _HOMES = {
     "read": "tectum.io.read",
     "DynamicConnectome": "tectum.models.dynamic_connectome.estimator",
     "DynamicConnectomeResult": "tectum.models.dynamic_connectome.result",
+    "BiCluster": "tectum.models.biclustering.estimator",
+    "BiClusterResult": "tectum.models.biclustering.result",
+    "HMMGLM": "tectum.models.hmm_glm.estimator",
+    "HMMGLMResult": "tectum.models.hmm_glm.result",
 }
 _ROOMS = ("datasets", "evaluate", "preprocess", "plot", "stats", "nn", "io", "models")
 
@@ -48,7 +52,11 @@ if TYPE_CHECKING:
     from .core.serialize import load as load
     from .core.session import Session as Session
     from .core.spikes import Spikes as Spikes
-    from .report import Report as Report
     from .io.read import read as read
+    from .models.biclustering.estimator import BiCluster as BiCluster
+    from .models.biclustering.result import BiClusterResult as BiClusterResult
     from .models.dynamic_connectome.estimator import DynamicConnectome as DynamicConnectome
     from .models.dynamic_connectome.result import DynamicConnectomeResult as DynamicConnectomeResult
+    from .models.hmm_glm.estimator import HMMGLM as HMMGLM
+    from .models.hmm_glm.result import HMMGLMResult as HMMGLMResult
+    from .report import Report as Report

@@ -312,4 +312,51 @@ HMM_GLM = Row(
     syncs=58,
 )  # fmt: skip
 
-TABLE = (DYNAMIC_CONNECTOME, HMM_GLM)
+# BiCluster
+
+
+def bicluster_data(seed: int, n: int) -> list[Any]:
+    """Sessions of two groups of three units that share a slow modulation."""
+    draw = torch.Generator().manual_seed(seed)
+    names, made = [f"n{i}" for i in range(6)], []
+    for session in range(n):
+        wave = torch.randn(24, 2, generator=draw).cumsum(0) * 0.3
+        rate = (0.8 + wave - wave.mean(0)).clamp(-1, 2).exp().repeat_interleave(3, 1)
+        counts = torch.poisson(rate, generator=draw).to(torch.int32) + (torch.arange(24) == 3).to(torch.int32)[:, None]
+        made.append(
+            tectum.Recording(data=counts.double(), dims=("time", "unit"), rate=2.0, units="spikes/bin",
+                             subject="animal", session=f"day{session}", coords={"unit": {"name": names}})
+        )  # fmt: skip
+    return made
+
+
+BI_CLUSTER = Row(
+    name="BiCluster",
+    params={"chains": 2, "burn": 1, "draws": 3, "snapshots": 2, "max_states": 2, "max_clusters": 4, "n_factors": 1,
+            "warn_unconverged": False},
+    data=bicluster_data,
+    n=1,
+    verbs={"transform": lambda model, x, y: model.transform(x), "score": lambda model, x, y: model.score(x),
+           "sample": lambda model, x, y: model.sample(2), "sample_prior": lambda model, x, y: model.sample_prior(2)},
+    rich={"held_out": 0.2},
+    kinds=frozenset({"overview", "raster", "ribbon", "latents", "co_clustering", "state_similarity", "traces", "ranks",
+                     "numbers", "check", "held_out"}),
+    search={"n_factors": [1, 2]},
+    refuses=(
+        Refusal(name="no unit axis", error=AxisError, says=r"BiCluster.*'time', 'unit'",
+                spoil=_first(lambda rec: rec.with_(coords={}).rename(unit="channel"))),
+        Refusal(name="too short", says="BiCluster.*10 bins", spoil=_first(lambda rec: rec.isel(time=slice(0, 9)))),
+        Refusal(name="one unit", says="BiCluster.*2 units", spoil=_first(lambda rec: rec.isel(unit=slice(0, 1)))),
+        Refusal(name="fractions", says="BiCluster.*counts.*got 0.5", spoil=_first(_with_value(0.5, 2))),
+        Refusal(name="negative", says="BiCluster.*counts.*got -1", spoil=_first(_with_value(-1.0, 2))),
+        Refusal(name="silent", says="BiCluster.*at least one count.*n3", spoil=_first(_with_value(0.0, 24))),
+        Refusal(name="many factors", says="n_factors.*fewer factors", params={"n_factors": 6}),
+        Refusal(name="spikes", says="BiCluster.*bin", spoil=lambda data: [
+            tectum.Spikes(times=torch.arange(40.0, dtype=torch.float64), unit=torch.arange(40) % 2, n_units=2)]),
+        Refusal(name="strangers", verb="transform", error=ContractError, says="BiCluster.*units of the fit",
+                spoil=lambda data: [_named(*"abcdef")(rec) for rec in data]),
+    ),
+    syncs=4000,
+)  # fmt: skip
+
+TABLE = (DYNAMIC_CONNECTOME, HMM_GLM, BI_CLUSTER)

@@ -519,7 +519,7 @@ def test_one_hot_m_step_climbs_and_respects_forbidden_couplings():
 
 @pytest.mark.slow
 def test_recovery_on_the_published_design():
-    """The whole chain of maths at the published size: 30 training and 20 test sequences, two starts."""
+    """The whole chain of maths at the published size: 30 training and 20 test sequences, one start, one data set."""
     n_states, n_units = 5, 20
     sim = switching_glm(random_state=0)
     spikes = sim.data.double()

@@ -5,7 +5,9 @@ through its log-likelihood under each state, so every emission family uses the s
 logarithms: structural zeros of the transitions (``-inf``) and emissions that differ by thousands of nats are exact.
 
 Every function exists in two forms that give the same result. ``"sequential"`` is a loop over time, O(T K^2) work;
-``"parallel"`` is an associative scan, O(T K^3) work in O(log T) steps. ``"auto"`` takes the faster by size and device.
+``"parallel"`` is an associative scan, O(T K^3) work in O(log T) steps. ``"auto"`` takes the faster by size and device;
+for the smoother on a CPU this is a third one, in plain numbers (`hmm_blocked`), where every state can follow every
+state.
 
 Leading axes (chains, restarts, trials) are batch axes. Trials of unequal length are padded and described by
 ``lengths``; bins without observation are described by ``mask`` (the state goes on, the emission is dropped).
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from ..core.device import highest_precision
 from ..core.errors import InputError, explain
+from .hmm_blocked import smooth_blocked
 from .hmm_layout import Chain, blank, make_chain, restore
 from .semiring import (
     Algebra,
@@ -189,6 +192,8 @@ def smooth(
     2.0
     """
     chain = make_chain("smooth", log_initial, log_transition, log_emission, time_varying, mask, lengths)
+    if form == "auto" and not pairwise and _is_blockable(chain):
+        return _smooth_blocked(chain)
     log_filtered, log_beta = _messages(chain, form, backward=True)
     assert log_beta is not None
     log_smoothed = _normalise(log_filtered + log_beta)
@@ -343,6 +348,31 @@ def _is_dense(chain: Chain) -> bool:
     The answer makes the host wait, so on accelerators, where exponentials are cheap, it is always no.
     """
     return chain.emission.device.type == "cpu" and bool((chain.transition > _DENSE).all())
+
+
+def _is_blockable(chain: Chain) -> bool:
+    """Tell whether plain numbers in blocks are safe and worth while."""
+    _, n_time, _ = chain.emission.shape
+    if n_time < 8 or chain.transition.shape[2] > 1 or not _is_dense(chain):
+        return False
+    return chain.valid is None or bool((log_sum(chain.transition, 1).abs() < 1e-6).all())
+
+
+def _smooth_blocked(chain: Chain) -> Smoothed:
+    """Smoother in plain numbers, blocks of time side by side."""
+    found = smooth_blocked(chain.initial, chain.transition[:, :, 0], chain.emission, chain.valid)
+    increments = blank(found.increments + chain.offset, chain, 0.0)
+    probabilities = found.probabilities
+    if chain.valid is not None:
+        probabilities = probabilities * chain.valid.T.unsqueeze(2)
+    shape = chain.batch
+    return Smoothed(
+        probabilities.reshape(*shape, *probabilities.shape[1:]),
+        found.transitions.reshape(*shape, *found.transitions.shape[1:]),
+        None,
+        restore(increments, chain),
+        restore(increments.sum(0), chain, timed=False),
+    )
 
 
 def _within_matrices(matrices: Tensor, chain: Chain, algebra: Algebra) -> Tensor:

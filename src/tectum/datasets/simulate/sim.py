@@ -11,6 +11,8 @@ from tectum.core.recording import Recording
 
 from . import connectome
 from .connectome import ConnectomeSample, ConnectomeTruth
+from .switching_glm import SwitchingTruth
+from .switching_glm import switching_glm as draw_switching_glm
 
 D = TypeVar("D")
 T = TypeVar("T")
@@ -40,9 +42,9 @@ def motif_world(*, random_state: int | None = 0, **options: Any) -> Sim[list[Rec
 
     Examples
     --------
-    >>> sim = motif_world(n_animals=2, n_units=20, n_time=320)
+    >>> sim = motif_world(n_animals=2, n_units=30, n_time=320)
     >>> len(sim.data), sim.data[0].sizes
-    (2, {'time': 320, 'unit': 20})
+    (2, {'time': 320, 'unit': 30})
     """
     return _wrapped(connectome.motif_world(random_state=random_state, **options))
 
@@ -63,6 +65,62 @@ def stimulus_locked(*, random_state: int | None = 0, **options: Any) -> Sim[list
         A recording (time, unit) with intervals "stimuli" for each animal, and a :class:`ConnectomeTruth`.
     """
     return _wrapped(connectome.stimulus_locked(random_state=random_state, **options))
+
+
+def switching_glm(
+    n_units: int = 20,
+    n_states: int = 3,
+    *,
+    n_sequences: int = 10,
+    n_time: int = 1000,
+    dt: float = 0.02,
+    random_state: int | None = 0,
+    **options: Any,
+) -> Sim[list[Recording], SwitchingTruth]:
+    """Simulate spike counts of units whose couplings switch with a hidden state.
+
+    Parameters
+    ----------
+    n_units, n_states : int
+        Sizes.
+    n_sequences, n_time : int
+        Recordings, and bins of each.
+    dt : float, default 0.02
+        Width of a bin, s.
+    random_state : int or None, default 0
+        Seed.
+    **options
+        Lags, link and dwell; see :func:`tectum.datasets.simulate.switching_glm.switching_glm`.
+
+    Returns
+    -------
+    Sim
+        A recording (time, unit) of counts for each sequence, and a :class:`SwitchingTruth`.
+
+    Examples
+    --------
+    >>> sim = switching_glm(n_units=4, n_states=2, n_sequences=2, n_time=50)
+    >>> len(sim.data), sim.data[0].sizes, sim.truth.states.shape
+    (2, {'time': 50, 'unit': 4}, torch.Size([2, 50]))
+    """
+    sample = draw_switching_glm(
+        n_units, n_states, n_sequences=n_sequences, n_time=n_time, random_state=random_state, **options
+    )
+    coords = {"unit": {"name": [f"u{i:02d}" for i in range(n_units)]}}
+    data = [
+        Recording(
+            data=counts,
+            dims=("time", "unit"),
+            rate=1 / dt,
+            units="spikes/bin",
+            modality="spikes",
+            subject="sim",
+            session=f"{k:02d}",
+            coords=coords,
+        )
+        for k, counts in enumerate(sample.data.int())
+    ]
+    return Sim(data, sample.truth)
 
 
 def _wrapped(sample: ConnectomeSample) -> Sim[list[Recording], ConnectomeTruth]:

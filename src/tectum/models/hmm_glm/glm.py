@@ -37,7 +37,7 @@ class Update(NamedTuple):
     value: Tensor
     """(S, N) expected log-likelihood plus log prior (without constant) at ``weights``."""
     damping: Tensor
-    """(S, N), or (1, N) with a shared bias: Levenberg-Marquardt damping to start the next M step with."""
+    """(S, N), or (group, N) with a shared bias: Levenberg-Marquardt damping to start the next M step with."""
 
 
 class Switching(NamedTuple):
@@ -67,6 +67,7 @@ def fit_weights(
     mask: Tensor | None = None,
     free: Tensor | None = None,
     shared_bias: bool = False,
+    n_groups: int = 1,
     damping: Tensor | None = None,
     n_steps: int = 2,
 ) -> Update:
@@ -89,6 +90,8 @@ def fit_weights(
         bool, broadcast to (S, N, P); ``False`` keeps the weight as it is.
     shared_bias : bool
         One bias a unit for all states (regressor 0) instead of one a state and unit; ``weights`` must start so.
+    n_groups : int
+        Restarts folded into the states, of S / n_groups states each; the bias is shared within each of them.
     damping : Tensor, optional
         From the last M step.
     n_steps : int
@@ -113,7 +116,8 @@ def fit_weights(
     """
     allowed = torch.ones_like(weights, dtype=torch.bool) if free is None else free.expand(weights.shape)
     if damping is None:
-        damping = torch.full((1 if shared_bias else len(weights), weights.shape[1]), _DAMPING).to(weights)
+        damping = torch.full((n_groups if shared_bias else len(weights), weights.shape[1]), _DAMPING).to(weights)
+    group = len(weights) // n_groups if shared_bias else 1  # problems that step together
 
     def moments(weights: Tensor, information: bool) -> Moments:
         found = expected_moments(
@@ -123,11 +127,13 @@ def fit_weights(
 
     here = moments(weights, information=True)
     for step in range(n_steps):
-        move = _direction(here, allowed, damping, shared_bias).to(weights)
+        move = _direction(here, allowed, damping.repeat_interleave(group, 0), group if shared_bias else None)
+        move = move.to(weights)
         there = moments(weights + move, information=step + 1 < n_steps)
-        gain = there.value - here.value
-        better = (gain.sum(0, keepdim=True) if shared_bias else gain) >= 0  # NaN is not better
+        gain = (there.value - here.value).unflatten(0, (-1, group)).sum(1)
+        better = gain >= 0  # NaN is not better
         damping = torch.where(better, damping / 10, damping * 10).clamp(1e-10, 1e10)
+        better = better.repeat_interleave(group, 0)
         weights = torch.where(better.unsqueeze(-1), weights + move, weights)
         here = _choose(better, there, here)
     return Update(weights, here.value, damping)
@@ -151,22 +157,22 @@ def _choose(better: Tensor, new: Moments, old: Moments) -> Moments:
     )
 
 
-def _direction(moments: Moments, free: Tensor, damping: Tensor, shared_bias: bool) -> Tensor:
-    """Damped Fisher scoring step (S, N, P); weights that are not free do not move."""
+def _direction(moments: Moments, free: Tensor, damping: Tensor, group: int | None) -> Tensor:
+    """Damped Fisher scoring step (S, N, P); weights that are not free do not move; ``group`` states share the bias."""
     assert moments.information is not None
     gradient = moments.gradient * free
     matrix = moments.information * (free.unsqueeze(-1) & free.unsqueeze(-2))
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
     ridge = damping.unsqueeze(-1) * diagonal + torch.finfo(matrix.dtype).eps * (1 + diagonal) + (~free).to(matrix)
     matrix = matrix + ridge.diag_embed()
-    if not shared_bias:
+    if group is None:
         return _solve(matrix, gradient.unsqueeze(-1)).squeeze(-1)
     # eliminate the other weights of each state, solve for the bias of the unit, substitute back
     corner, border, inner = matrix[..., :1, 0], matrix[..., 1:, :1], matrix[..., 1:, 1:]
     solved = _solve(inner, torch.cat((gradient[..., 1:, None], border), dim=-1))  # (S, N, P-1, 2)
     reduced = torch.cat((gradient[..., :1], corner), dim=-1) - (border * solved).sum(-2)
-    total = reduced.sum(0)  # (N, 2)
-    bias = (total[..., 0] / total[..., 1]).unsqueeze(-1).expand(len(matrix), -1, -1)  # (S, N, 1)
+    total = reduced.unflatten(0, (-1, group)).sum(1)  # (group, N, 2)
+    bias = (total[..., 0] / total[..., 1]).repeat_interleave(group, 0).unsqueeze(-1)  # (S, N, 1)
     return torch.cat((bias, solved[..., 0] - solved[..., 1] * bias), dim=-1)
 
 

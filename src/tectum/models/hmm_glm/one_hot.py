@@ -276,6 +276,7 @@ def fit_one_hot(
     adam: Adam | None = None,
     rate: float = 0.05,
     n_steps: int = 10,
+    shared_bias: bool = False,
 ) -> tuple[OneHot, Adam]:
     """M step: full-batch Adam on the expected log-likelihood of one relaxed sample per step plus the log prior.
 
@@ -301,6 +302,8 @@ def fit_one_hot(
         Learning rate.
     n_steps : int
         Gradient steps, one pass over the data each.
+    shared_bias : bool
+        One bias a unit for all states; the states must start with the same.
 
     Returns
     -------
@@ -332,6 +335,8 @@ def fit_one_hot(
             ).gradient
             surrogate = (weights * score.to(weights)).sum() + one_hot_log_prior(leaves, prior)
         slopes = OneHot(*torch.autograd.grad(surrogate, leaves))
+        if shared_bias:
+            slopes = slopes._replace(bias=slopes.bias.sum(0).expand_as(slopes.bias))
         parameters, state = _adam(parameters, slopes, state, rate)
     return parameters._replace(logits=_clamped(parameters.logits)), state
 
@@ -363,6 +368,7 @@ def one_hot_em_step(
     stickiness: float = 0.0,
     adam: Adam | None = None,
     n_steps: int = 10,
+    shared_bias: bool = False,
 ) -> tuple[OneHot, Tensor, Adam, Tensor, hmm.Smoothed]:
     """One round of generalised EM under the one-hot prior; the states are inferred with the mean signs.
 
@@ -374,7 +380,7 @@ def one_hot_em_step(
         (S, S) and (S,) log probabilities.
     design, spikes : Tensor
         (B, T, P) and (B, T, N).
-    generator, temperature, link, size, mask, allowed, adam, n_steps
+    generator, temperature, link, size, mask, allowed, adam, n_steps, shared_bias
         See `fit_one_hot`.
     lengths : Tensor, optional
         (B,) bins of each sequence.
@@ -403,6 +409,7 @@ def one_hot_em_step(
     fitted, adam = fit_one_hot(
         design, spikes, posterior.probabilities.to(design), parameters, prior=prior, generator=generator,
         temperature=temperature, link=link, size=size, mask=mask, allowed=allowed, adam=adam, n_steps=n_steps,
+        shared_bias=shared_bias,
     )  # fmt: skip
     counted = posterior.transitions.reshape(-1, *log_transition.shape).sum(0)
     return fitted, transition_mode(counted, stickiness=stickiness), adam, objective, posterior
@@ -420,6 +427,7 @@ def harden(
     mask: Tensor | None = None,
     allowed: Tensor | None = None,
     n_steps: int = 5,
+    shared_bias: bool = False,
 ) -> HardCouplings:
     """Decide every connection for its most probable type and refit strengths and biases on that support.
 
@@ -439,6 +447,8 @@ def harden(
         (N, N) bool, ``False`` forbids the coupling.
     n_steps : int
         Fisher scoring steps of each of the two fits.
+    shared_bias : bool
+        See `fit_one_hot`.
 
     Returns
     -------
@@ -465,7 +475,7 @@ def harden(
         weights = torch.where(coupled & (kind == 0), 0.0, weights)
         weights = fit_weights(
             design, spikes, responsibility, weights, prior=strength, link=link, size=size, mask=mask,
-            free=~coupled | (kind != 0), n_steps=n_steps,
+            free=~coupled | (kind != 0), n_steps=n_steps, shared_bias=shared_bias,
         ).weights  # fmt: skip
         wrong = (weights * kind)[..., 1 : 1 + n_coupling].unflatten(-1, (-1, n_filters)).sum(-1) < 0
         adjacency = torch.where(wrong, 0, adjacency)

@@ -1,0 +1,204 @@
+"""A fit from containers to the result: prepare, run the chains, describe."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.device import highest_precision
+from ...core.errors import InputError, TooLargeError, explain
+from ...core.estimator import Run, numbers
+from ...core.loops import Checkpoint, gibbs
+from ...core.random import generator, spawn
+from ...core.result import hash_tensors
+from .checks import Gathered, gather, silent_units
+from .initial import initial_state
+from .model import Data, Hyper, make_data, make_hyper, n_active
+from .predict import snapshot_state
+from .result import BiClusterResult
+from .run import Chains, Plan, make_record, make_step, snapshot_draws, start_tally
+from .splits import evidence_of_chains
+from .summary import (
+    aligned_latents,
+    constant_score,
+    describe,
+    diagnose,
+    point_partitions,
+    rates_and_checks,
+    smoothing_score,
+    warn_if_apart,
+)
+
+if TYPE_CHECKING:
+    from .estimator import BiCluster
+
+
+class Prepared(NamedTuple):
+    """Counts on the device and what they came from."""
+
+    data: Data
+    hyper: Hyper
+    counts: Tensor
+    """(unit, time) all counts."""
+    held: Tensor
+    """(entry,) int64 hidden places."""
+    gathered: Gathered
+    units: Tensor
+    """(unit,) int64 units that were kept."""
+
+
+def prepare(model: BiCluster, data: tuple[Any, ...], run: Run) -> Prepared:
+    """Read, check, hide, and move to the device."""
+    found = gather(data, width=model.bin, epochs=model.epochs)
+    kept = silent_units(found, drop=model.drop_silent, where="BiCluster")
+    n_units, n_time = len(kept), found.counts.shape[1]
+    if n_units < 2 or model.n_factors >= n_units:
+        raise InputError(explain("BiCluster.n_factors", expected="fewer factors than units, and 2 units or more",
+                                 got=f"n_factors={model.n_factors} and {n_units} units"))  # fmt: skip
+    _refuse_too_large(model, n_units, n_time)
+    dtype = highest_precision(run.device)
+    observed, counts = found.observed[kept], found.counts[kept]
+    places = (
+        torch.rand(observed.shape, generator=generator(spawn(run.seed, "hide")), dtype=torch.float64) < model.held_out
+    ) & observed
+    offset = found.offset if len(found.offset) == 1 else found.offset[kept]
+    tensors = make_data(
+        counts.to(run.device, dtype), (observed & ~places).to(run.device), starts=found.starts.to(run.device),
+        offset=offset.to(run.device, dtype) if bool(offset.any()) else None,
+        covariates=found.covariates.to(run.device, dtype),
+    )  # fmt: skip
+    held = places.flatten().nonzero().flatten().to(run.device)
+    return Prepared(tensors, hyper_of(model, n_units, tensors.counts), counts.to(run.device, dtype), held, found, kept)
+
+
+def _refuse_too_large(model: BiCluster, n_units: int, n_time: int) -> None:
+    """Refuse fits whose chunks cannot fit into memory."""
+    each, slots = model.chains * n_time * 8, min(model.max_clusters, 10)
+    label_step = 8 * min(slots * n_units * each, 20_000_000 * 8)
+    stored = model.chains * model.draws * (n_time + 10 * n_units) * 2
+    snapshots = model.chains * model.snapshots * model.max_clusters * n_time * (model.n_factors + 1) * 4
+    paths = 8 * model.max_clusters * each * (model.n_factors + 1) ** 2
+    need = label_step + 14 * n_units * each + paths + stored + snapshots
+    if need > model.memory * 2**30:
+        raise TooLargeError(explain("BiCluster.memory", expected=f"at most {model.memory:g} GiB",
+                                    got=f"about {need / 2**30:.3g} GiB for {n_units} units, {n_time} bins and "
+                                    f"{model.chains} chains", fix="use wider bins, fewer chains or draws"))  # fmt: skip
+
+
+def hyper_of(model: BiCluster, n_units: int | None = None, like: Tensor | None = None) -> Hyper:
+    """Build the constants; without arguments those of the fitted model."""
+    if like is None or n_units is None:
+        rate = model.result_.rate
+        n_units, like = rate.shape[1], rate.to(highest_precision(rate.device))
+    return make_hyper(
+        n_units, n_factors=model.n_factors, n_states=model.max_states, n_slots=model.max_clusters, zeta=model.zeta,
+        alpha=float(model.alpha), gamma=float(model.gamma), kappa=float(model.kappa), r_shape=float(model.r_shape),
+        r_rate=float(model.r_rate), poisson=model.likelihood == "poisson", like=like,
+    )  # fmt: skip
+
+
+def sample_chains(model: BiCluster, made: Prepared, data: tuple[Any, ...], run: Run) -> tuple[BiClusterResult, bool]:
+    """Start, run and describe the chains."""
+    tensors, hyper = made.data, made.hyper
+    state, walk = initial_state(model.chains, tensors, hyper, generator(spawn(run.seed, "start")))
+    plan = Plan(model.burn, model.draws, model.thin, min(model.snapshots, model.draws), run.seed, walk, made.held,
+                made.counts, run.dtype)  # fmt: skip
+    keeper = None
+    if run.checkpoint is not None:
+        config = {**{k: v for k, v in model.get_params().items() if k != "device"},
+                  "data": hash_tensors(numbers(data))}  # fmt: skip
+        keeper = Checkpoint(path=run.checkpoint, every=model.save_every, config=config)
+    out = gibbs(
+        make_step(tensors, hyper, plan), Chains(state, start_tally(state, plan), 0), draws=model.draws,
+        burn=model.burn, thin=model.thin, record=make_record(tensors, hyper, plan), seed=run.seed, device=run.device,
+        checkpoint=keeper, description="BiCluster",
+    )  # fmt: skip
+    evidence = evidence_of_chains(out.state.state, tensors, hyper, walk=walk)
+    return _describe(model, made, out.draws, out.state, evidence, plan, run)
+
+
+def _describe(
+    model: BiCluster, made: Prepared, draws: dict[str, Tensor], last: Chains, evidence: Tensor, plan: Plan, run: Run
+) -> tuple[BiClusterResult, bool]:
+    """Point estimates, latents, rates, checks."""
+    rhat, ess, passed = diagnose(draws)
+    best = int(evidence.argmax())
+    warn_if_apart(rhat, ess, passed or not model.warn_unconverged, best, model.chains)
+    used = list(range(model.chains)) if passed else [best]
+    tally, p = last.tally, model.n_factors
+    width = max(int(draws["labels"].max()) + 1, n_active(last.state))
+    facts: dict[str, Any] = describe(draws, p)
+    facts["path"] = tally.path[:, :, :width].clone()
+    matrix = tally.matrix[:, :, :width]
+    facts |= {"transition": matrix[..., : p + 1].clone(), "drift": matrix[..., p + 1].clone(),
+              "noise": tally.noise[:, :, :width].clone(), "log_pi": tally.log_pi}  # fmt: skip
+    facts["step_draw"] = torch.tensor(snapshot_draws(plan), device=run.device)
+    points: dict[str, Any] = point_partitions(draws["labels"][used].flatten(0, 1).long(),
+                              draws["states"][used].flatten(0, 1).long(), n_slots=model.max_clusters,
+                              n_states=model.max_states)  # fmt: skip
+    bare = BiClusterResult(
+        coords=_coords(model, made), dt=made.gathered.dt, likelihood=model.likelihood, best_chain=best, agree=passed,
+        evidence=evidence, rhat=rhat, ess=ess, **_empty(model, made), **points, **facts,
+        **_held_out(model, made, tally.log_score[used], run),
+    )  # fmt: skip
+    state = snapshot_state(bare, dtype=made.counts.dtype)
+    found = aligned_latents(state, points["clusters"])
+    found |= rates_and_checks(state, made.data, made.hyper, generator(spawn(run.seed, "checks")))
+    cast = {name: x.to(run.dtype) for name, x in (found | {"evidence": evidence}).items()}
+    names = ("co_clustering", "state_similarity")
+    cast |= {name: points[name].to(run.dtype) for name in names}
+    return _filled(bare, cast), passed
+
+
+def _empty(model: BiCluster, made: Prepared) -> dict[str, Any]:
+    """What is known of the data, and places for what is computed last."""
+    n_units, n_time = made.counts.shape
+    nothing = made.counts.new_zeros(n_time, n_units)
+    flat = nothing[:1]
+    latent = nothing.new_zeros(1, n_time, model.n_factors + 1)
+    return {
+        "counts": made.counts.T.to(torch.int32).clone(), "observed": (made.data.observed.T > 0).clone(),
+        "first_bin": made.data.starts.clone(), "rate": nothing, "rate_low": nothing, "rate_high": nothing,
+        "latent": latent, "latent_low": latent, "latent_high": latent,
+        "mean_loading": nothing.new_zeros(n_units, model.n_factors + 1), "fano": flat[0], "zero_fraction": flat[0],
+        "fano_replicated": flat, "zero_fraction_replicated": flat,
+    }  # fmt: skip
+
+
+def _held_out(model: BiCluster, made: Prepared, log_score: Tensor, run: Run) -> dict[str, Any]:
+    """Scores of the hidden entries and of two baselines."""
+    if not len(made.held):
+        return {}
+    total = torch.logsumexp(log_score, 0) - np.log(model.draws * len(log_score))
+    table = torch.full_like(made.counts, torch.nan).flatten()
+    table[made.held] = total
+    poisson = model.likelihood == "poisson"
+    given = (made.counts, made.data.observed, made.held)
+    return {
+        "held_out_log_prob": table.reshape(made.counts.shape).T.to(run.dtype).clone(),
+        "score_held_out": float(total.mean()), "score_constant": float(constant_score(*given, poisson=poisson)),
+        "score_smoothing": float(smoothing_score(*given, poisson=poisson)),
+    }  # fmt: skip
+
+
+def _coords(model: BiCluster, made: Prepared) -> dict[str, dict[str, Any]]:
+    """Names along the axes."""
+    found, kept = made.gathered, made.units.numpy()
+    coords: dict[str, dict[str, Any]] = {
+        "time": {"time": found.time.numpy(), "session": found.session.numpy(), "trial": found.trial.numpy()},
+        "unit": {column: np.asarray(values)[kept] for column, values in found.units.items()},
+    }
+    if found.features:
+        coords["feature"] = {"name": list(found.features), "mean": found.scale[0].numpy(),
+                             "scale": found.scale[1].numpy()}  # fmt: skip
+    return coords
+
+
+def _filled(result: BiClusterResult, values: dict[str, Tensor]) -> BiClusterResult:
+    """Put in what is computed last."""
+    changes: dict[str, Any] = dict(values)
+    return dataclasses.replace(result, **changes)

@@ -1,0 +1,266 @@
+"""Merges and splits of clusters during burn-in, by Laplace evidence. Never used after burn-in.
+
+Paths have a random walk as prior here, whatever the dynamics of the clusters are at the moment: the dynamics of one
+cluster fit another one badly, which would speak for every merge.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...stats.conjugate import RegressionStatistics, log_evidence, update_regression
+from ...stats.mixtures import partition_log_prob
+from .labels import Components, compact
+from .model import Data, Hyper, State, cluster_sizes, membership, n_active
+from .modes import Mode, first_path, fit_mode, log_rates, random_walk, spectral_embedding, unit_affinity
+from .paths import dynamics_statistics
+
+ROUNDS = 5
+# Nats a bin and path dimension in favour of every cluster: a random walk of one variance understates the evidence of a
+# path, whose dynamics will adapt. Far below what merging true halves gains in simulated worlds (0.1 and more).
+PATH_BONUS = 0.02
+BUDGET = 30_000_000  # numbers of a (problem, unit, time) temporary at a time
+
+
+def solve(members: Tensor, log_r: Tensor, data: Data, hyper: Hyper, *, walk: float, path: Tensor | None = None,
+          rounds: int = ROUNDS) -> Mode:  # fmt: skip
+    """Fit and score groups of units, as many at once as memory allows.
+
+    Parameters
+    ----------
+    members : Tensor
+        (problem, unit) indicator.
+    log_r : Tensor
+        (problem, unit).
+    data, hyper
+        Counts and constants.
+    walk : float
+        Variance of a step of the paths' prior.
+    path : Tensor or None
+        (problem, time, q) where to begin; None: from the smoothed rates.
+    rounds : int
+        Alternations of the fit.
+
+    Returns
+    -------
+    Mode
+    """
+    size, rates, parts = max(1, BUDGET // data.counts.numel()), log_rates(data), []
+    for first in range(0, len(members), size):
+        part = slice(first, first + size)
+        begin = first_path(members[part], rates, hyper.n_factors) if path is None else path[part]
+        steps = random_walk(begin, data.starts, walk)
+        parts.append(fit_mode(members[part], begin, steps, log_r=log_r[part], data=data, poisson=hyper.poisson,
+                              rounds=rounds, centre=True))  # fmt: skip
+    return Mode(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def evidence_of_chains(state: State, data: Data, hyper: Hyper, *, walk: float) -> Tensor:
+    """Laplace evidence of every chain's partition, partition prior included: (chain,).
+
+    Parameters
+    ----------
+    state, data, hyper
+        State of the chains, counts, constants.
+    walk : float
+        Variance of a step of the paths' prior.
+
+    Returns
+    -------
+    Tensor
+        (chain,).
+    """
+    n_clusters = n_active(state)
+    sizes = cluster_sizes(state.labels, n_clusters)
+    chain, owner = (sizes > 0).nonzero(as_tuple=True)
+    member = membership(state.labels, n_clusters, like=state.beta)
+    found = solve(member[chain, owner], state.log_r[chain], data, hyper, walk=walk)
+    total = torch.zeros_like(state.log_base[:, 0]).index_add_(0, chain, found.score)
+    if not hyper.poisson:  # what the evidence leaves out depends on the dispersions
+        r = state.log_r.exp().unsqueeze(-1)
+        total = total + ((torch.lgamma(data.counts + r) - torch.lgamma(r)) * data.observed).sum((-2, -1))
+    return total + partition_log_prob(sizes, hyper.partition) + path_bonus(data, hyper) * (sizes > 0).sum(-1)
+
+
+def path_bonus(data: Data, hyper: Hyper) -> float:
+    """Nats in favour of every cluster."""
+    return PATH_BONUS * data.counts.shape[-1] * (hyper.n_factors + 1)
+
+
+def pairs_of(sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """List the pairs of occupied clusters of every chain: (pair,) chains and (2, pair) clusters, the larger first."""
+    there = sizes > 0
+    chain, first, second = (there.unsqueeze(-1) & there.unsqueeze(-2)).triu(1).nonzero(as_tuple=True)
+    larger = torch.where(sizes[chain, first] >= sizes[chain, second], first, second)
+    return chain, torch.stack([larger, first + second - larger])
+
+
+def merge_log_prior(labels: Tensor, chain: Tensor, pair: Tensor, width: int, data: Data, hyper: Hyper) -> Tensor:
+    """Log ratio of partition priors of every merge, less the bonus of a cluster: (pair,)."""
+    sizes = cluster_sizes(labels, width)[chain]
+    moved = sizes.gather(1, pair[1].unsqueeze(1))
+    merged = sizes.scatter_add(1, pair[0].unsqueeze(1), moved).scatter(1, pair[1].unsqueeze(1), 0)
+    ratio = partition_log_prob(merged, hyper.partition) - partition_log_prob(sizes, hyper.partition)
+    return ratio - path_bonus(data, hyper)
+
+
+def disjoint(gain: Tensor, chain: Tensor, pair: Tensor) -> list[int]:
+    """Choose merges that gain, best first, each cluster of a chain at most once."""
+    taken: set[tuple[int, int]] = set()
+    chosen = []
+    gains, table = gain.tolist(), torch.stack([chain, pair[0], pair[1]], 1).tolist()
+    for k in sorted(range(len(gains)), key=lambda k: -gains[k]):
+        c, a, b = table[k]
+        if gains[k] > 0 and (c, a) not in taken and (c, b) not in taken:
+            taken |= {(c, a), (c, b)}
+            chosen.append(k)
+    return chosen
+
+
+def _unique(groups: Tensor, chain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Different (chain, members) rows among groups (problem, unit), and the row of each."""
+    rows, inverse = torch.cat([chain.unsqueeze(1), groups.long()], 1).unique(dim=0, return_inverse=True)
+    return rows[:, 1:].to(groups.dtype), rows[:, 0], inverse
+
+
+def merge_clusters(state: State, data: Data, hyper: Hyper, *, walk: float) -> State:
+    """Merge pairs of clusters where the evidence gains, best pairs first, each cluster at most once.
+
+    Parameters
+    ----------
+    state, data, hyper
+        State of the chains, counts, constants.
+    walk : float
+        Variance of a step of the paths' prior.
+
+    Returns
+    -------
+    State
+    """
+    n_clusters = n_active(state)
+    chain, pair = pairs_of(cluster_sizes(state.labels, n_clusters))
+    if len(chain) == 0:
+        return state
+    member = membership(state.labels, n_clusters, like=state.beta)
+    large, small = member[chain, pair[0]], member[chain, pair[1]]
+    groups, chains, row = _unique(torch.cat([large + small, large, small]), chain.repeat(3))
+    found = solve(groups, state.log_r[chains], data, hyper, walk=walk)
+    together, one, other = found.score[row].chunk(3)
+    gain = together - one - other + merge_log_prior(state.labels, chain, pair, n_clusters, data, hyper)
+    labels, beta, path = state.labels.clone(), state.beta.clone(), state.path.clone()
+    for k in disjoint(gain, chain, pair):
+        c, a, inside = chain[k], pair[0, k], groups[row[k]] > 0
+        labels[c, inside] = a
+        beta[c, inside] = found.beta[row[k], inside]
+        path[c, a] = found.path[row[k]]
+    return _renumber(state._replace(beta=beta, path=path), labels, n_clusters)
+
+
+def split_clusters(state: State, data: Data, hyper: Hyper, *, walk: float) -> State:
+    """Split the clusters whose two spectral halves, refined unit by unit, have more evidence than the whole.
+
+    At most one cluster of each chain is split.
+
+    Parameters
+    ----------
+    state, data, hyper
+        State of the chains, counts, constants.
+    walk : float
+        Variance of a step of the paths' prior.
+
+    Returns
+    -------
+    State
+    """
+    n_clusters = n_active(state)
+    sizes = cluster_sizes(state.labels, n_clusters)
+    chain, owner = (sizes >= 4).nonzero(as_tuple=True)
+    if len(chain) == 0 or n_clusters >= hyper.n_slots:
+        return state
+    member = membership(state.labels, n_clusters, like=state.beta)[chain, owner]  # (problem, unit)
+    log_r = state.log_r[chain]
+    whole = solve(member, log_r, data, hyper, walk=walk)
+    side = spectral_embedding(unit_affinity(data), member, 2)[..., 1] > 0
+    halves, path = torch.stack([member * side, member * ~side]), None
+    for _ in range(3):  # refit the halves and let every unit choose
+        found = solve(halves.flatten(0, 1), log_r.repeat(2, 1), data, hyper, walk=walk, path=path)
+        left, right = found.evidence.chunk(2)
+        scored, path = halves, found.path
+        halves = torch.stack([member * (left >= right), member * (left < right)])
+    left, right = found.score.chunk(2)
+    both = scored.sum(-1).long()  # (2, problem)
+    rows = torch.nn.functional.pad(sizes[chain], (0, 1))
+    parted = rows.scatter(1, owner.unsqueeze(1), both[0].unsqueeze(1))
+    parted[:, -1] = both[1]
+    prior = partition_log_prob(parted, hyper.partition) - partition_log_prob(rows, hyper.partition)
+    prior = prior + path_bonus(data, hyper)
+    gain = torch.where((both > 0).all(0), left + right - whole.score + prior, -torch.inf)
+    return _carry_out(state, gain, scored, found, torch.stack([chain, owner], 1).tolist(), n_clusters)
+
+
+def _carry_out(
+    state: State, gain: Tensor, halves: Tensor, found: Mode, table: list[list[int]], n_clusters: int
+) -> State:
+    """Carry out the best split of every chain that gains; the second half goes to a fresh slot."""
+    labels, beta, path = state.labels.clone(), state.beta.clone(), state.path.clone()
+    matrix, noise = state.matrix.clone(), state.noise.clone()
+    taken: set[int] = set()
+    gains = gain.tolist()
+    for k in sorted(range(len(gains)), key=lambda k: -gains[k]):
+        c, a = table[k]
+        if not gains[k] > 0 or c in taken:
+            continue
+        taken.add(c)
+        for half, slot in ((0, a), (1, n_clusters)):
+            inside, place = halves[half, k] > 0, k + half * len(table)
+            labels[c, inside] = slot
+            beta[c, inside] = found.beta[place, inside]
+            path[c, slot] = found.path[place]
+            matrix[c, slot], noise[c, slot] = state.matrix[c, a], state.noise[c, a]
+    made = state._replace(beta=beta, path=path, matrix=matrix, noise=noise)
+    return _renumber(made, labels, n_clusters + 1)
+
+
+def _renumber(state: State, labels: Tensor, width: int) -> State:
+    """Put occupied clusters first."""
+    parts = (state.path[:, :width], state.matrix[:, :width], state.noise[:, :width])
+    return compact(state, Components(*parts, torch.zeros_like(state.path[:, :width, 0, 0])), labels)
+
+
+def merge_states(state: State, data: Data, hyper: Hyper) -> State:
+    """Merge states whose steps, given the paths, are better described by one law of dynamics than by two.
+
+    The dynamics are integrated out (their truncation is not), paths are held. One pair of each chain at a time.
+
+    Parameters
+    ----------
+    state, data, hyper
+        State of the chains, counts, constants.
+
+    Returns
+    -------
+    State
+    """
+    n_clusters = n_active(state)
+    occupied = cluster_sizes(state.labels, n_clusters) > 0
+    first, second = torch.triu_indices(hyper.n_states, hyper.n_states, 1, device=state.states.device)
+    for _ in range(hyper.n_states - 1):
+        sums = dynamics_statistics(state.path[:, :n_clusters], state.states, data, hyper.n_states)
+        axes = (2, 2, 2, 2)
+        parts = RegressionStatistics(*(x.index_select(d, first) for x, d in zip(sums, axes, strict=True)))
+        others = RegressionStatistics(*(x.index_select(d, second) for x, d in zip(sums, axes, strict=True)))
+        both = RegressionStatistics(*(a + b for a, b in zip(parts, others, strict=True)))
+
+        def evidence(part: RegressionStatistics) -> Tensor:
+            found = log_evidence(hyper.regression, update_regression(hyper.regression, part), part)
+            return torch.where(occupied.unsqueeze(-1), found, 0.0).sum(1)  # (chain, pair)
+
+        seen = (parts.n_observations[:, 0] > 0) & (others.n_observations[:, 0] > 0)
+        gain = torch.where(seen, evidence(both) - evidence(parts) - evidence(others), -torch.inf)
+        best, which = gain.max(-1)
+        merged = (state.states == second[which].unsqueeze(-1)) & (best > 0).unsqueeze(-1)
+        if not bool(merged.any()):
+            break
+        state = state._replace(states=torch.where(merged, first[which].unsqueeze(-1), state.states))
+    return state
