@@ -284,6 +284,9 @@ def test_without_the_file_the_error_tells_how_to_do_it_by_hand(case, site, tmp_p
     ):
         assert part in str(caught.value)
     assert list(tmp_path.glob("trace.bin*")) == []
+    answer = getattr(caught.value.__cause__, "response", None)
+    assert (answer is None) == (case == "offline")
+    assert answer is None or answer.raw.closed  # else its socket warns whenever it is collected, in any later test
 
 
 def test_fetch_refuses_what_it_cannot_check(monkeypatch):

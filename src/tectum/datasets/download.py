@@ -114,7 +114,12 @@ def _keeping(target: Path, sha256: str, found: list[str]) -> Callable[[str, str,
     import pooch
 
     def download(url: str, output_file: str, pooch_: Any) -> None:
-        pooch.core.choose_downloader(url)(url, output_file, pooch_)
+        try:
+            pooch.core.choose_downloader(url)(url, output_file, pooch_)
+        except OSError as refused:  # pooch leaves the answer of a server that refuses open, and with it the socket
+            if getattr(refused, "response", None) is not None:
+                refused.response.close()  # type: ignore[attr-defined]
+            raise
         digest = sha256_of(Path(output_file))
         if digest != sha256:
             found.append(digest)
