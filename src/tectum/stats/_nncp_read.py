@@ -132,7 +132,7 @@ def _survey_block(block: Tensor, given: Tensor | None) -> tuple[Tensor, float]:
 
 def _power(block: Tensor) -> Tensor:
     """Sum of squares of a block (time, animal, p) in the highest precision, in pieces that fit a cache."""
-    piece = 2**17 if block.device.type == "cpu" else 2**24
+    piece = 2**16 if block.device.type == "cpu" else 2**24
     rows = block.flatten(0, 1).split(max(1, piece // block.shape[-1]))
     high = (part.to(highest_precision(block.device)).flatten() for part in rows)
     return torch.stack([torch.dot(part, part) for part in high]).sum()
