@@ -353,7 +353,7 @@ def _is_dense(chain: Chain) -> bool:
 def _is_blockable(chain: Chain) -> bool:
     """Tell whether plain numbers in blocks are safe and worth while."""
     _, n_time, _ = chain.emission.shape
-    if n_time < 8 or chain.transition.shape[2] > 1 or not _is_dense(chain):
+    if n_time < 8 or chain.transition.shape[2] > 1 or chain.emission.requires_grad or not _is_dense(chain):
         return False
     return chain.valid is None or bool((log_sum(chain.transition, 1).abs() < 1e-6).all())
 

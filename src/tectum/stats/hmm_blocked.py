@@ -94,7 +94,7 @@ def smooth_blocked(initial: Tensor, transition: Tensor, emission: Tensor, valid:
 def _length(n_steps: int, n_states: int, n_lanes: int) -> int:
     """Steps in a block: few, but so many that the block matrices of one step fit the cache."""
     fitting = -(-n_steps * n_lanes * n_states**2 // _COLUMNS)
-    return max(2, round(math.cbrt(2 * n_steps)), fitting)
+    return max(2, round(math.cbrt(0.6 * n_steps)), fitting)
 
 
 def _cut(transition: Tensor, weights: Tensor) -> _Steps:
@@ -117,9 +117,10 @@ def _block_matrices(steps: _Steps) -> Tensor:
     moves, weights = steps.moves, steps.weights
     n_groups, n_states, _ = moves.shape
     shape = (n_groups, n_states, n_states, weights.shape[3])
-    matrix = moves.unsqueeze(3) * weights[0].unsqueeze(2)
-    for k in range(1, len(weights)):
-        matrix = torch.bmm(moves, matrix.flatten(2)).view(shape) * weights[k].unsqueeze(2)
+    matrix, other = moves.unsqueeze(3) * weights[0].unsqueeze(2), weights.new_empty(shape)
+    for k, weight in enumerate(weights.unsqueeze(3).unbind(0)[1:], 1):
+        torch.bmm(moves, matrix.flatten(2), out=other.flatten(2))
+        matrix, other = other.mul_(weight), matrix
         if k % _RESCALE == 0:
             matrix /= matrix.sum((1, 2), keepdim=True)
     matrix /= matrix.sum((1, 2), keepdim=True)
@@ -130,22 +131,34 @@ def _block_matrices(steps: _Steps) -> Tensor:
 
 def _run_forward(steps: _Steps, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Filtered vectors before and after every step, and the likelihood of every step: (L, G, K or 1, C)."""
-    found, sizes = [vector], []
-    for weight in steps.weights:
-        moved = torch.bmm(steps.moves, found[-1]) * weight
-        sizes.append(moved.sum(1, keepdim=True))
-        found.append(moved / sizes[-1])
-    return torch.stack(found[:-1]), torch.stack(found[1:]), torch.stack(sizes)
+    found = vector.new_empty(len(steps.weights) + 1, *vector.shape)
+    found[0] = vector
+    vectors, grown = found.unbind(0), {}
+    for k, weight in enumerate(steps.weights.unbind(0)):
+        moved = torch.bmm(steps.moves, vectors[k], out=vectors[k + 1]).mul_(weight)
+        if k % _RESCALE == _RESCALE - 1:
+            grown[k] = moved.sum(1, keepdim=True)
+            moved /= grown[k]
+    size = found.sum(2, keepdim=True)
+    scale = size[1:] / size[:-1]
+    for k, growth in grown.items():
+        scale[k] *= growth
+    found /= size
+    return found[:-1], found[1:], scale
 
 
 def _run_backward(steps: _Steps, vector: Tensor) -> tuple[Tensor, Tensor]:
     """Backward vectors after every step (L, G, K, C), and before the first of each block (G, K, C)."""
     back = steps.moves.mT.contiguous()
-    found = [vector]
+    found = vector.new_empty(len(steps.weights) + 1, *vector.shape)
+    found[-1] = vector
+    vectors, product = found.unbind(0), torch.empty_like(vector)
     for k in range(len(steps.weights) - 1, -1, -1):
-        moved = torch.bmm(back, found[-1] * steps.weights[k])
-        found.append(moved / moved.sum(1, keepdim=True) if k % _RESCALE == 0 else moved)
-    return torch.stack(found[-2::-1]), found[-1]
+        torch.mul(vectors[k + 1], steps.weights[k], out=product)
+        torch.bmm(back, product, out=vectors[k])
+        if k % _RESCALE == 0:
+            vectors[k].div_(vectors[k].sum(1, keepdim=True))
+    return found[1:], found[0]
 
 
 def _to_columns(vector: Tensor, steps: _Steps) -> Tensor:
@@ -185,16 +198,16 @@ def _chain(matrices: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor
     """
     n_states, _, n, n_lanes = matrices.shape
     if n <= _SHORT:
-        return _follow(matrices.unsqueeze(3), start.unsqueeze(1), end.unsqueeze(1))
-    length = max(2, round(math.cbrt(2 * n)))
+        return _follow(matrices.movedim(2, 0).unsqueeze(3), start.unsqueeze(1), end.unsqueeze(1))
+    length = max(2, round(math.cbrt(n)))
     n_blocks = -(-n // length)
     missing = n_blocks * length - n
     same = torch.eye(n_states, dtype=matrices.dtype, device=matrices.device)[:, :, None, None]
     padded = torch.cat((matrices, same.expand(-1, -1, missing, n_lanes)), 2) if missing else matrices
-    blocks = padded.unflatten(2, (n_blocks, length)).transpose(2, 3)  # (K, K, L, block, lanes)
-    whole = blocks[:, :, 0]
-    for k in range(1, length):
-        whole = (blocks[:, :, k].unsqueeze(2) * whole.unsqueeze(0)).sum(1)
+    blocks = padded.unflatten(2, (n_blocks, length)).movedim(3, 0).contiguous()  # (L, K, K, block, lanes)
+    whole, *others = blocks.unbind(0)
+    for k, matrix in enumerate(others, 1):
+        whole = (matrix.unsqueeze(2) * whole.unsqueeze(0)).sum(1)
         if k % _RESCALE == 0 or k == length - 1:
             whole = whole / whole.sum((0, 1), keepdim=True)
     starts, ends = _chain(whole, start, end)
@@ -203,16 +216,17 @@ def _chain(matrices: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor
 
 
 def _follow(blocks: Tensor, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Follow the vectors through matrices (K, K, L, block, lanes), all blocks at once: (K, block * L, lanes)."""
-    length = blocks.shape[2]
-    before, after = [starts], [ends]
-    for k in range(length - 1):
-        moved = (blocks[:, :, k] * before[-1].unsqueeze(0)).sum(1)
-        before.append(moved / moved.sum(0) if k % _RESCALE == 0 else moved)
-    for k in range(length - 1, 0, -1):
-        moved = (blocks[:, :, k] * after[-1].unsqueeze(1)).sum(0)
-        after.append(moved / moved.sum(0) if k % _RESCALE == 0 else moved)
-    return tuple(_scaled(torch.stack(v, 2).flatten(1, 2)) for v in (before, after[::-1]))  # type: ignore[return-value]
+    """Follow the vectors through matrices (L, K, K, block, lanes), all blocks and both directions at once.
+
+    Returns the vectors before every matrix and those after it, both (K, block * L, lanes).
+    """
+    ways = torch.stack((blocks[:-1], blocks[1:].flip(0).transpose(1, 2)), 1)  # (L - 1, direction, K, K, block, lanes)
+    found = [torch.stack((starts, ends))]
+    for k, matrix in enumerate(ways.unbind(0)):
+        moved = (matrix * found[-1].unsqueeze(1)).sum(2)
+        found.append(moved / moved.sum(1, keepdim=True) if k % _RESCALE == 0 else moved)
+    before, after = torch.stack(found, 3).unbind(0)  # (K, block, L, lanes)
+    return _scaled(before.flatten(1, 2)), _scaled(after.flip(2).flatten(1, 2))
 
 
 def _scaled(vectors: Tensor) -> Tensor:

@@ -111,11 +111,11 @@ def constant_rate_emission(spikes: Tensor, rates: Tensor, *, mask: Tensor | None
     """
     wide = _wide(rates)
     rates = rates.to(wide)
-    logs = (rates + FLOOR).log().mT
-    if mask is None:
-        return spikes.to(wide) @ logs - rates.sum(1)
+    logs = (rates + FLOOR).log()
+    if mask is None:  # states before time: the product is faster so, and the smoother wants them so
+        return (logs @ spikes.to(wide).mT - rates.sum(1, keepdim=True)).mT
     seen = mask.expand(spikes.shape)
-    return spikes.to(wide).where(seen, 0.0) @ logs - seen.to(wide) @ rates.mT
+    return (logs @ spikes.to(wide).where(seen, 0.0).mT - rates @ seen.to(wide).mT).mT
 
 
 def log_factorials(spikes: Tensor, *, mask: Tensor | None = None) -> Tensor:
