@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/start.md", "docs/howto/files.md", "docs/data/own.md")
+PAGES = ("README.md", "docs/start.md", "docs/howto/files.md", "docs/data/own.md", "docs/howto/comparison.md")
 SECONDS = 240  # far above what a page takes, because machines that test are busy
 MAKE = ("demo", "test", "check", "docs")
 

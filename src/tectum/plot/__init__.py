@@ -2,6 +2,7 @@
 
 from .curves import bands, curve, lines, ranks
 from .heat import blocks, image, matrix
+from .posterior import density, forest
 from .quicklook import quicklook, raster, traces
 from .style import PALETTE, SEQUENTIAL, SIGNED, axes, style
 
@@ -13,6 +14,8 @@ __all__ = [
     "bands",
     "blocks",
     "curve",
+    "density",
+    "forest",
     "image",
     "lines",
     "matrix",
