@@ -20,6 +20,7 @@ from tectum.core.errors import InputError, NotFittedError
 from tectum.core.estimator import Estimator
 from tectum.core.lazy import LazyArray
 from tectum.core.result import Result, Section, axes
+from tectum.describe import SAMPLES
 from tectum.report import describe
 
 EVIL = "<script>alert('x')</script>&\"{title}"
@@ -114,13 +115,13 @@ ITEMS: dict[str, tuple[Any, list[str], int]] = {
     "no time": (Recording(data=torch.rand(4, 2), dims=("trial", "feature")), ["Recording: data"], 1),
     "irregular": (Recording(data=torch.rand(3, 2), dims=("time", "unit"), times=torch.tensor([0.0, 1, 3])),
                   ["Recording: data"], 1),
-    "spikes": (SPIKES, ["Recording: spikes"], 1),
-    "silent units": (Spikes.from_trains([[], []], support=(0.0, 2.0)), ["Recording: spikes"], 1),
+    "spikes": (SPIKES, ["Recording: spikes"], 2),
+    "silent units": (Spikes.from_trains([[], []], support=(0.0, 2.0)), ["Recording: spikes"], 2),
     "no units": (Spikes.from_trains([]), ["Recording: spikes"], 1),
     "intervals": (EVENTS, ["Intervals"], 0),
     "no intervals": (Intervals.from_pairs([]), ["Intervals"], 0),
     "graph": (GRAPH, ["Connectome"], 2),
-    "session": (SESSION, ["Session", "trace", "spikes", "wiring"], 4),
+    "session": (SESSION, ["Session", "trace", "spikes", "wiring"], 5),
     "empty session": (Session(items_={}), ["Session"], 0),
     "estimator": (PageMean().fit(recording()), ["PageLevel", "How this was made: PageMean"], 1),
     "result": (PageMean().fit(recording()).result_, ["PageLevel", "How this was made: PageMean"], 1),
@@ -182,12 +183,17 @@ def test_names_and_texts_are_escaped_everywhere() -> None:
 def test_the_facts_of_a_recording() -> None:
     mask = torch.ones(60, 1, dtype=torch.bool)
     mask[:15] = False
-    rec = recording(mask=mask, subject="m1", session="s2", history=({"step": "bin"}, {"step": "smooth"}),
+    rec = recording(mask=mask, subject="m1", session="s2", history=(
+                        {"step": "bin", "dt": 0.1, "version": "1"},
+                        {"step": "smooth", "kernel": [1, 2], "kept": "3 of 4", "assumed": "the clock starts at 0"}),
                     meta={"description": "A test."})  # fmt: skip
     cells = page(Report("A").add(rec)).text("td")
     pairs = dict(zip(cells[::2], cells[1::2], strict=True))
-    assert pairs == {"time axis": "60", "unit axis": "3", "sampling": "10 Hz", "duration": "6.00 s", "unit": "dF/F",
-                     "valid samples": "75.0%", "steps so far": "bin, smooth"}  # fmt: skip
+    kept = rec.data[15:].double()
+    span = f"{kept.min():.4g} to {kept.max():.4g}, s.d. {kept.std(correction=0):.3g}"
+    assert pairs == {"time axis": "60", "unit axis": "3", "sampling": "10 Hz", "duration": "6.00 s", "start": "0 s",
+                     "unit": "dF/F", "valid samples": "75.0%", "range": span, "step: bin": "dt 0.1",
+                     "step: smooth": "kernel [1, 2], kept 3 of 4", "assumed": "the clock starts at 0"}  # fmt: skip
     assert "Subject m1, session s2. A test." in page(Report("A").add(rec)).text("p")
 
 
@@ -304,7 +310,7 @@ def test_a_lazy_recording_is_read_in_part_only() -> None:
     source = Watched()
     rec = Recording(data=LazyArray(source), dims=("time", "channel"), rate=1000.0)  # type: ignore[arg-type]
     assert "3000.00 s" in page(Report("A").add(rec)).text("td")
-    assert source.read <= 20_000 * 40
+    assert source.read <= 20_000 * 40 + SAMPLES
     assert "3000000" in describe(rec)
 
 
@@ -324,3 +330,62 @@ def test_a_packed_session_and_a_real_model(tmp_path: Path) -> None:
     assert {"Session", "calcium", "song", "Motifs in time", "Methods", "References"} <= set(made.text("h2"))
     assert any(line.startswith("Mackevicius") for line in made.text("li"))
     assert len(made.all("img")) >= 5
+
+
+# What is in a file
+
+
+def test_a_summary_of_a_file_says_how_it_was_read(tmp_path: Path) -> None:
+    from tectum.core.errors import LoadError
+
+    events = Intervals.from_pairs([(0, 1), (2, 3), (4, 5)], label=["go", "go", "stop"])
+    coords = {"unit": {"area": ["V1", "V1", "M2"], "depth": [1.5, float("nan"), 3.0], "id": [7, 8, 9]}}
+    step = {"step": "read", "format": "made", "cells": "3 of 5", "assumed": "10 Hz"}
+    recording(coords=coords, intervals={"trials": events}, history=(step,)).save(str(tmp_path / "r.safetensors"))
+    found = tectum.summary(tmp_path / "r.safetensors")
+    lines = [" ".join(line.split()) for line in str(found).splitlines()]
+    for wanted in (
+        "How it was read", "path r.safetensors", "unit: area M2 1, V1 2", "unit: depth 1.5 to 3, 1 missing",
+        "unit: id 7 to 9", "intervals: trials 3 intervals, 3.0 s (go 2, stop 1)",
+        "step: read format made, cells 3 of 5", "assumed 10 Hz",
+    ):  # fmt: skip
+        assert wanted in lines, wanted
+    assert "<iframe" in found._repr_html_()
+    assert "r.safetensors" in Page(found.save(tmp_path / "r.html").read_text(encoding="utf-8")).text("h1")
+    with pytest.raises(LoadError, match="none.nwb"):
+        tectum.summary(tmp_path / "none.nwb")
+
+
+def test_a_summary_keeps_the_warnings_of_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import warnings
+
+    from tectum.core.errors import TectumWarning
+
+    def reader(path: Path, **options: Any) -> Recording:
+        warnings.warn("the unit was guessed", TectumWarning, stacklevel=2)
+        assert options == {"cells": 2}
+        return recording()
+
+    monkeypatch.setattr("tectum.io.read", reader)
+    (tmp_path / "x.bin").write_bytes(b"abc")
+    text = str(tectum.summary(tmp_path / "x.bin", cells=2))
+    assert "the unit was guessed" in text
+    assert "option cells  2" in text
+    assert "3 bytes" in text
+
+
+def test_a_summary_of_objects() -> None:
+    assert str(tectum.summary(SPIKES)).startswith("Recording: spikes\nSubject m1.")
+    several = str(tectum.summary({"one": SESSION, "two": recording()}))
+    assert "one: trace" in several
+    assert "\ntwo\n" in several
+    assert "Recording: data" in str(tectum.summary((torch.zeros(4, 2), ("time", "unit"))))
+    with pytest.raises(InputError, match="expected"):
+        tectum.summary(3.0)
+
+
+def test_units_that_cannot_be_one_neuron_are_counted() -> None:
+    spikes = Spikes.from_trains([[0.1, 0.1005, 0.4], [0.1, 0.2, 0.3], []], support=(0.0, 1.0))
+    rows = [" ".join(line.split()) for line in str(tectum.summary(spikes)).splitlines()]
+    assert "silent units 1" in rows
+    assert "units with over 1 % of intervals below 1.5 ms 1" in rows

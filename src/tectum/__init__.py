@@ -19,6 +19,7 @@ _HOMES = {
     "Session": "tectum.core.session",
     "load": "tectum.core.serialize",
     "Report": "tectum.report",
+    "summary": "tectum.report",
     "read": "tectum.io.read",
     "DynamicConnectome": "tectum.models.dynamic_connectome.estimator",
     "DynamicConnectomeResult": "tectum.models.dynamic_connectome.result",
@@ -60,3 +61,4 @@ if TYPE_CHECKING:
     from .models.hmm_glm.estimator import HMMGLM as HMMGLM
     from .models.hmm_glm.result import HMMGLMResult as HMMGLMResult
     from .report import Report as Report
+    from .report import summary as summary

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .core.errors import InputError, TectumError
+from .core.errors import InputError, LoadError, TectumError
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -52,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
     run.add_argument("--scheduler", metavar="ADDRESS", help="run on a Dask scheduler instead, e.g. tcp://host:8786")
     info = _add(commands, "info", _info, "what is in a file")
-    info.add_argument("files", type=Path, nargs="+", metavar="FILE", help="a file that tectum reads")
+    info.add_argument("files", type=Path, nargs="+", metavar="PATH", help="a file or folder that tectum reads")
+    info.add_argument("--format", metavar="NAME", help="format of the files, where their contents do not tell")
+    info.add_argument("--html", type=Path, metavar="OUT.html", help="also write a page with a first look at the data")
     listing = _add(commands, "datasets", _datasets, "list packed and public data sets")
     listing.add_argument("key", nargs="?", metavar="KEY", help="show one of them")
     report = _add(commands, "report", _report, "one HTML page from recordings and results")
@@ -96,11 +98,17 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from .io import read
-    from .report import describe
+    from .report import Report, summary
 
+    given = {"format": options.format} if options.format else {}
+    whole = Report("What is in these files" if len(options.files) > 1 else options.files[0].name)
     for k, file in enumerate(options.files):
-        print("\n" * (k > 0) + f"{file}\n{_named(describe, read(file), file)}")
+        found = _named(partial(summary, **given), file, file)
+        print("\n" * (k > 0) + f"{file}\n{found}")
+        for section in found.report.sections:
+            whole.add(section, title=file.name if len(options.files) > 1 else "")
+    if options.html:
+        print(f"page: {whole.save(options.html)}")
     return 0
 
 
@@ -108,6 +116,8 @@ def _named(call: Callable[[Any], Any], item: Any, file: Path) -> Any:
     """Call a function on what was read from a file; its errors name the file."""
     try:
         return call(item)
+    except LoadError:  # names the file itself
+        raise
     except TectumError as error:
         raise InputError(f"{file}: {error}") from error
 

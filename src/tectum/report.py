@@ -10,6 +10,7 @@ import html
 import io
 import os
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,16 +19,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from . import __version__
-from .core.errors import InputError, explain
+from .core.convert import as_container
+from .core.errors import InputError, TectumWarning, explain
 from .core.estimator import Estimator
-from .core.graph import Graph
-from .core.intervals import Intervals
 from .core.log import progress
-from .core.recording import Recording
 from .core.result import Provenance, Result, Section
 from .core.serialize import write_text
-from .core.session import Session
-from .core.spikes import Spikes
+from .describe import sections_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +64,7 @@ class Report:
 
         Parameters
         ----------
-        item : Recording, Spikes, Intervals, Graph, Session, Estimator, Result, Section or str
+        item : Recording, Spikes, Intervals, Graph, Session, mapping of these, Estimator, Result, Section or str
             What to show.
         title : str, default ""
             Heading, or what stands before the headings of an item with several.
@@ -76,7 +74,7 @@ class Report:
         InputError
             For anything else.
         """
-        self.sections += _describe(item, title)
+        self.sections += sections_of(item, title)
         result = item.result_ if isinstance(item, Estimator) else item
         if isinstance(result, Result) and result.provenance is not None:
             self.provenance.append(result.provenance)
@@ -108,9 +106,117 @@ class Report:
         )
 
 
+class Summary:
+    """What is in a file or an object: text when printed, a page in a notebook, a file with ``save``.
+
+    Parameters
+    ----------
+    report : Report
+        The sections.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def __str__(self) -> str:
+        return _text(self.report)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Return the page for a notebook, in a frame of its own so that its style stays inside."""
+        return f'<iframe style="width:100%;height:40rem;border:0" srcdoc="{html.escape(self.report.html())}"></iframe>'
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page as one HTML file."""
+        return self.report.save(path)
+
+
+def summary(source: Any, *, title: str = "", **options: Any) -> Summary:
+    """Say what is in a file or an object, how it was read, what was assumed, and what filters kept and dropped.
+
+    Parameters
+    ----------
+    source : path, container, session, estimator, result, or object of another package
+        A path is read with :func:`tectum.read`; warnings of the reader become part of the summary.
+    title : str, default ""
+        Heading; the name of the file by default.
+    **options
+        For the reader.
+
+    Returns
+    -------
+    Summary
+        ``print`` it, look at it in a notebook, or ``save`` it as HTML.
+
+    Raises
+    ------
+    LoadError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> from tectum import Spikes
+    >>> print(summary(Spikes.from_trains([[0.1, 0.5], [0.3]], support=(0, 1), subject="m1")).__str__()[:45])
+    Recording: spikes
+    Subject m1.
+      units
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return Summary(Report(title or "Summary").add(_item(source)))
+    path = Path(source)
+    item, notes = _read_with_notes(path, options)
+    report = Report(title or path.name, subtitle="What is in this file, and how it was read")
+    return Summary(report.add(_reading(path, options, notes)).add(item))
+
+
+def _item(source: Any) -> Any:
+    """Turn objects of other packages into containers; leave everything else."""
+    known = (Estimator, Result, Section, Mapping)
+    return source if isinstance(source, known) else as_container(source, "summary")
+
+
+def _read_with_notes(path: Path, options: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """Read a file and keep what the reader warned of."""
+    from .io import read
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TectumWarning)
+        item = read(path, **options)
+    ours = [str(w.message) for w in caught if issubclass(w.category, TectumWarning)]
+    for other in caught:
+        if not issubclass(other.category, TectumWarning):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return item, list(dict.fromkeys(ours))
+
+
+def _reading(path: Path, options: Mapping[str, Any], notes: list[str]) -> Section:
+    """Section on the file itself."""
+    rows: list[tuple[Any, ...]] = [("", ""), ("path", path.name), ("size", _size(path))]
+    rows += [(f"option {name}", repr(value)) for name, value in options.items()]
+    rows += [("warning", note) for note in notes]
+    return Section("How it was read", table=tuple(rows))
+
+
+def _size(path: Path) -> str:
+    """Bytes of a file, or of the files of a folder."""
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
+    total = float(sum(p.stat().st_size for p in files))
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if total < 1000 or unit == "GB":
+            break
+        total /= 1000
+    return f"{total:.3g} {unit}" + (f" in {len(files)} files" if path.is_dir() else "")
+
+
 def describe(item: Any) -> str:
     """Return what an item says about itself as plain text: headings, tables, how it was made; no figures."""
-    report, lines = Report("").add(item), list[str]()
+    return _text(Report("").add(item))
+
+
+def _text(report: Report) -> str:
+    """Headings, paragraphs and tables of a report as plain text."""
+    lines = list[str]()
     made = [Section(title=f"How this was made: {p.estimator}", table=_facts(p)) for p in report.provenance]
     for section in [*report.sections, *made]:
         cells = [[_cell(cell) for cell in row] for row in section.table]
@@ -119,136 +225,6 @@ def describe(item: Any) -> str:
         rows = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in shown]
         lines += ["", section.title, *([section.text] if section.text else []), *(f"  {row}" for row in rows)]
     return "\n".join(lines[1:])
-
-
-# What each kind of item says about itself
-
-
-def _describe(item: Any, title: str) -> list[Section]:
-    for kinds, describer in _DESCRIBERS:
-        if isinstance(item, kinds):
-            return describer(item, title)
-    expected = "a container, result, estimator, Section or text"
-    raise InputError(explain("Report.add", expected=expected, got=type(item).__name__))
-
-
-def _recording(rec: Recording, title: str) -> list[Section]:
-    valid = 1.0 if rec.mask is None else float(rec.mask.float().mean())
-    rows: list[tuple[Any, ...]] = [(f"{d} axis", n) for d, n in rec.sizes.items()]
-    if "time" in rec.dims:
-        rows += [("sampling", "irregular" if rec.rate is None else f"{rec.rate:g} Hz")]
-        rows += [("duration", f"{rec.duration:.2f} s")]
-    rows += [("unit", rec.units), ("valid samples", f"{valid:.1%}")]
-    rows += [(f"intervals: {name}", len(table)) for name, table in rec.intervals.items()]
-    return [_look(rec, title or f"Recording: {rec.modality or 'data'}", [*rows, *_steps(rec)])]
-
-
-def _spikes(spikes: Spikes, title: str) -> list[Section]:
-    seconds = spikes.span.duration
-    rows: list[tuple[Any, ...]] = [("units", spikes.n_units), ("spikes", len(spikes)), ("observed", f"{seconds:.1f} s")]
-    if spikes.n_units and seconds > 0:
-        rates = spikes.rates()
-        low, middle, high = (float(x) for x in (rates.min(), rates.median(), rates.max()))
-        rows.append(("rate, median (range)", f"{middle:.2f} ({low:.2f} to {high:.2f}) spikes/s"))
-    return [_look(spikes, title or "Recording: spikes", [*rows, *_steps(spikes)])]
-
-
-def _intervals(table: Intervals, title: str) -> list[Section]:
-    most = 12
-    head = ("start (s)", "stop (s)", *table.columns)
-    rows = [(a, b, *(c[i] for c in table.columns.values())) for i, (a, b) in enumerate(table[:most].pairs())]
-    text = f"{len(table)} intervals cover {table.duration:.2f} s." + (f" The first {most}:" * (len(table) > most))
-    return [Section(title=title or "Intervals", text=text, table=(head, *rows))]
-
-
-def _graph(graph: Graph, title: str) -> list[Section]:
-    from .plot import quicklook
-
-    edges, directed = graph.n_edges().tolist(), graph.directed or ()
-    rows = [(name, n, "yes" if d else "no") for name, n, d in zip(graph.layers, edges, directed, strict=True)]
-    layers = [_layer(graph, k) for k in range(len(graph.layers))]
-    figures = tuple((f"Layer {layer.layers[0]}.", lambda layer=layer: quicklook(layer)) for layer in layers)
-    text = f"{graph.n_units} units. {_about(graph)}".strip()
-    table = (("layer", "edges", "directed"), *rows)
-    return [Section(title=title or "Connectome", text=text, table=table, figures=figures, references=_cited(graph))]
-
-
-def _layer(graph: Graph, k: int) -> Graph:
-    """Return a graph of one layer."""
-    return Graph(weights=graph.weights[k : k + 1], layers=graph.layers[k : k + 1], units=graph.units,
-                 quantity=graph.quantity)  # fmt: skip
-
-
-def _session(session: Session, title: str) -> list[Section]:
-    rows = [(name, type(part).__name__, _extent(part)) for name, part in session.items()]
-    first = Section(title=title or "Session", text=_about(session), table=(("part", "kind", "extent"), *rows),
-                    references=_cited(session))  # fmt: skip
-    drawn = [(name, part) for name, part in session.items() if not isinstance(part, Intervals)]
-    return [first, *(s for name, part in drawn for s in _describe(part, f"{title}: {name}" if title else name))]
-
-
-def _extent(part: Recording | Spikes | Intervals | Graph) -> str:
-    if isinstance(part, Recording):
-        clock = f", {part.rate:g} Hz" if part.rate is not None else ""
-        return ", ".join(f"{d} {n}" for d, n in part.sizes.items()) + f"{clock}, {part.units}"
-    if isinstance(part, Spikes):
-        return f"{part.n_units} units, {len(part)} spikes"
-    if isinstance(part, Intervals):
-        return f"{len(part)} intervals, {part.duration:.1f} s"
-    return f"{part.n_units} units, {len(part.layers)} layers"
-
-
-def _look(data: Recording | Spikes, title: str, rows: list[tuple[Any, ...]]) -> Section:
-    from .plot import quicklook
-
-    figures = (("First look at the data.", lambda: quicklook(data)),)
-    return Section(title=title, text=_about(data), table=(("", ""), *rows), figures=figures, references=_cited(data))
-
-
-def _about(data: Recording | Spikes | Graph | Session) -> str:
-    """Return who was recorded, and the description that came with the data."""
-    who = ", ".join(f"{n} {x}" for n, x in (("subject", data.subject), ("session", data.session)) if x)
-    parts = (who[:1].upper() + who[1:], str(data.meta.get("description", "")).rstrip(". "))
-    return " ".join(f"{part}." for part in parts if part)
-
-
-def _cited(data: Recording | Spikes | Graph | Session) -> tuple[str, ...]:
-    """Return the citations that came with the data, one or several."""
-    found = data.meta.get("citation", ())
-    return tuple(str(c) for c in ((found,) if isinstance(found, str) else found))
-
-
-def _steps(data: Recording | Spikes) -> list[tuple[str, str]]:
-    """Return the history in one row."""
-    names = [str(step.get("step", step)) if isinstance(step, Mapping) else str(step) for step in data.history]
-    return [("steps so far", ", ".join(names))] if names else []
-
-
-def _result(result: Result, title: str) -> list[Section]:
-    found = result.sections()
-    if found:
-        return [_prefixed(section, title) for section in found]
-    rows = [(n, ", ".join(d), " x ".join(map(str, t.shape))) for n, d, t in result.tensors()]
-    figures = tuple((name, lambda draw=draw: draw(ax=None)) for name, draw in result.plots().items())
-    return [Section(title=title or type(result).__name__, table=(("quantity", "axes", "size"), *rows), figures=figures)]
-
-
-def _prefixed(section: Section, title: str) -> Section:
-    whole = f"{title}: {section.title}" if title else section.title
-    return Section(whole, section.text, section.figures, section.table, section.references)
-
-
-_DESCRIBERS: tuple[tuple[Any, Callable[[Any, str], list[Section]]], ...] = (
-    (Recording, _recording),
-    (Spikes, _spikes),
-    (Intervals, _intervals),
-    (Graph, _graph),
-    (Session, _session),
-    (Estimator, lambda estimator, title: _result(estimator.result_, title)),
-    (Result, _result),
-    (Section, lambda section, title: [_prefixed(section, title)]),
-    (str, lambda text, title: [Section(title=title or "Note", text=text)]),
-)
 
 
 def _facts(made: Provenance) -> tuple[tuple[Any, ...], ...]:

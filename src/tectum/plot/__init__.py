@@ -1,6 +1,6 @@
 """Figures: functions that take arrays and ``ax=None``, draw like a paper's figure, and return Axes."""
 
-from .curves import bands, curve, lines, ranks
+from .curves import bands, curve, histogram, lines, ranks
 from .heat import blocks, image, matrix
 from .posterior import density, forest
 from .quicklook import quicklook, raster, traces
@@ -16,6 +16,7 @@ __all__ = [
     "curve",
     "density",
     "forest",
+    "histogram",
     "image",
     "lines",
     "matrix",

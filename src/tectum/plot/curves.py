@@ -150,3 +150,26 @@ def ranks(
         ax.legend()
     ax.set_xticks(range(len(v)), list(names))
     return label(ax, "", ylabel)
+
+
+@style()
+def histogram(
+    values: Tensor | np.ndarray, *, x: str, y: str = "count", bins: int | str = "auto", ax: Axes | None = None
+) -> Axes:
+    """Draw how often values occur; those that are not finite are left out.
+
+    Parameters
+    ----------
+    values : Tensor, shape (n,)
+        What to count.
+    x, y : str
+        What a value is, with its unit, and what is counted.
+    bins : int or str, default "auto"
+        Number of bins or NumPy's rule.
+    ax : Axes, optional
+        Where to draw.
+    """
+    ax, v = axes(ax, width=3.4, height=2.2), array(values).astype(float)
+    ax.hist(v[np.isfinite(v)], bins=bins, color=PALETTE[0], alpha=0.7)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return label(ax, x, y)
