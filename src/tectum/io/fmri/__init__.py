@@ -1,0 +1,1 @@
+"""fMRI: images, parcels, surfaces, confounds, events and single-trial betas."""
