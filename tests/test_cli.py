@@ -15,7 +15,7 @@ from tectum import Graph, Intervals, Recording, Session, Spikes
 from tectum.cli import main
 from tectum.core.serialize import write
 
-COMMANDS = ("demo", "run", "info", "datasets", "report")
+COMMANDS = ("demo", "run", "info", "datasets", "report", "stream", "export")
 FAST = {"rank": 1, "restarts": 1, "max_iter": 15, "derivative": 0.3, "min_run": 0.1, "smoothing": 0.5, "bin": 0.5,
         "floor": 0.0}  # fmt: skip
 

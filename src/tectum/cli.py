@@ -1,4 +1,4 @@
-"""The command line: ``tectum demo | run | info | datasets | report``."""
+"""The command line: ``tectum demo | run | info | datasets | report | stream | export``."""
 
 from __future__ import annotations
 
@@ -61,6 +61,21 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("files", type=Path, nargs="+", metavar="FILE", help="recordings, results or fitted models")
     report.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="default: report.html")
     report.add_argument("--title", default="Report", help="heading of the page")
+    live = _add(commands, "stream", _stream, "run a decoder on a live stream of the Lab Streaming Layer")
+    live.add_argument("model", type=Path, metavar="MODEL", help="a saved or exported decoder")
+    live.add_argument("--lsl", required=True, metavar="NAME", help="name of the LSL stream")
+    live.add_argument("--hop", type=float, default=0.1, metavar="S", help="time between decisions in s (default: 0.1)")
+    live.add_argument("--seconds", type=float, metavar="S", help="stop after so many seconds")
+    live.add_argument("--wait", type=float, default=5.0, metavar="S", help="time to look for the stream (default: 5)")
+    live.add_argument("--convert", action="store_true", help="convert the stream's unit to the trained one")
+    live.add_argument("--threshold", type=float, metavar="P", help="probability that a decision needs")
+    live.add_argument("--dwell", type=int, default=1, metavar="N", help="windows in a row that it needs (default: 1)")
+    live.add_argument("--json", action="store_true", help="print each decision as a line of JSON instead of a view")
+    live.add_argument("--record", type=Path, metavar="FILE", help="keep chunks and decisions, to run them again")
+    export = _add(commands, "export", _export, "write a decoder as ONNX or torch.export")
+    export.add_argument("model", type=Path, metavar="MODEL", help="a saved decoder")
+    export.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: MODEL with the format's suffix")
+    export.add_argument("--format", choices=("onnx", "torch"), help="default: told by the suffix of FILE, else onnx")
     return parser
 
 
@@ -137,6 +152,49 @@ def _report(options: argparse.Namespace) -> int:
     for file in options.files:
         _named(partial(page.add, title=file.stem if len(options.files) > 1 else ""), read(file), file)
     print(f"report: {page.save(options.output)}")
+    return 0
+
+
+def _decoder(file: Path) -> Any:
+    """Read a saved or exported decoder; other content is refused."""
+    from .core.serialize import load
+    from .deploy import load as load_exported
+
+    model = load_exported(file) if file.suffix in (".onnx", ".pt2") else load(file, device="cpu")
+    if not hasattr(model, "forward_module"):
+        raise InputError(f"{file}: expected a decoder, got {type(model).__name__}")
+    return model
+
+
+def _stream(options: argparse.Namespace) -> int:
+    from .stream import Evidence, Stream, line, lsl, realtime
+
+    decoder, given = _decoder(options.model), {}
+    if options.threshold is not None or options.dwell > 1:
+        given["evidence"] = Evidence(threshold=options.threshold, dwell=options.dwell)
+    stream = Stream.of(
+        decoder, lsl(options.lsl, wait=options.wait), hop=options.hop, backlog=1, convert=options.convert,
+        log=options.record, **given,
+    )  # fmt: skip
+    try:
+        with realtime():
+            for decision in stream.run(seconds=options.seconds):
+                if options.json:
+                    print(decision.to_json(), flush=True)
+                else:
+                    print(f"\r{line(decision, stream.labels)}", end="", flush=True)
+    finally:
+        stream.close()
+        print(f"{'' if options.json else chr(10)}{stream.statistics}", file=sys.stderr)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from .deploy import export
+
+    model = _decoder(options.model)
+    written = export(model, options.output or options.model.with_suffix(""), format=options.format)
+    print(f"export: {written}")
     return 0
 
 

@@ -1,0 +1,7 @@
+"""Decoders leave as ONNX or torch.export files that carry their card, and come back without running foreign code."""
+
+from .card import MismatchError, NotExportable
+from .exported import Exported, export, load
+from .steps import export_steps
+
+__all__ = ["Exported", "MismatchError", "NotExportable", "export", "export_steps", "load"]
