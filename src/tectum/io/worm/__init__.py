@@ -1,0 +1,1 @@
+"""C. elegans: recordings of many laboratories on one axis of neurons, and connectomes on the same."""
