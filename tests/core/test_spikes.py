@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -165,6 +167,72 @@ def test_too_many_counts_are_refused_before_they_are_allocated():
         Spikes.from_trains([[0.0]], support=(0, 3600)).bin(1e-6)
 
 
+def gappy(given_trains, pairs):
+    """Return spikes of which some may lie outside the support."""
+    return replace(Spikes.from_trains(given_trains, support=(0, 10)), support=Intervals.from_pairs(pairs))
+
+
+@quick
+@given(trains, st.sampled_from([0.1, 0.37, 1.0]), st.integers(1, 40))
+def test_blocks_are_the_pieces_of_the_whole(given_trains, dt, n_bins):
+    spikes = gappy(given_trains, [(0, 4.2), (5, 10)])
+    whole = spikes.bin(dt)
+    pieces = list(spikes.blocks(dt, n_bins))
+    assert torch.cat([p.data for p in pieces]).tolist() == whole.data.tolist()
+    assert torch.cat([p.valid() for p in pieces]).tolist() == whole.valid().tolist()
+    assert torch.cat([p.time for p in pieces]).tolist() == pytest.approx(whole.time.tolist(), abs=1e-9)
+    assert {p.sizes["time"] for p in pieces[:-1]} <= {n_bins}
+
+
+def test_blocks_of_what_is_too_large_for_memory():
+    spikes = Spikes.from_trains([[0.5, 3600.0]], support=(0, 7200))
+    pieces = spikes.blocks(1e-6, 1_000_000)  # 7.2e9 counts, a million at a time
+    assert int(next(pieces).data.sum()) == 1
+    assert int(next(pieces).data.sum()) == 0
+
+
+@pytest.mark.parametrize("dt", [Fraction(1, 10), Fraction(1, 3), Fraction(1, 30)])
+@pytest.mark.parametrize("shift", [0, 10**9])
+def test_a_spike_on_an_edge_around_an_event_counts_in_the_bin_it_opens(dt, shift):
+    events = [Fraction(shift) + Fraction(k, 8) * 60 for k in range(1, 9)]
+    times = sorted({float(e + k * dt) for e in events for k in range(-7, 12)})
+    spikes = Spikes.from_trains([times], support=(float(shift) - 9, float(shift) + 99))
+    around = spikes.epochs([float(e) for e in events], (float(-5 * dt), float(9 * dt)), float(dt))
+    assert around.shape == (8, 14, 1)
+    assert around.data.unique().tolist() == [1]
+    assert around.mask is None
+    assert around.t0 == float(-5 * dt)
+
+
+@quick
+@given(trains, st.lists(st.floats(-1, 11), min_size=1, max_size=6), st.sampled_from([0.1, 0.25, 0.9]))
+def test_epochs_are_histograms_around_each_event(given_trains, events, dt):
+    spikes = gappy(given_trains, [(0, 4), (5, 10)])
+    around = spikes.epochs(events, (-1.0, 1.5), dt)
+    n = int(2.5 / dt + 1e-9)
+    assert around.sizes == {"trial": len(events), "time": n, "unit": len(given_trains)}
+    for trial, event in enumerate(sorted(events)):
+        edges = event - 1.0 + np.arange(n + 1) * dt
+        inside = [(a >= -1e-9 and b <= 4 + 1e-9) or (a >= 5 - 1e-9 and b <= 10 + 1e-9) for a, b in pairwise(edges)]
+        if not any(min(abs(e - x) for x in (0, 4, 5, 10)) < 1e-5 for e in edges):
+            assert around.valid()[trial, :, 0].tolist() == inside
+        for unit, train in enumerate(given_trains):
+            if not any(abs(t - e) < 1e-5 for t in train for e in edges):
+                assert around.data[trial, :, unit].tolist() == np.histogram(train, bins=edges)[0].tolist()
+    assert around.coords["trial"]["start"].tolist() == sorted(events)
+
+
+def test_epochs_of_a_table_of_events():
+    spikes = Spikes.from_trains([[1.05], [2.15]], support=(0, 4))
+    trials = Intervals.from_pairs([(2, 3), (1, 2)], word=["b", "a"])
+    around = spikes.epochs(trials, (0.0, 0.25), 0.1)
+    assert around.data.tolist() == [[[1, 0], [0, 0]], [[0, 0], [0, 1]]]
+    assert around.coords["trial"]["word"].tolist() == ["a", "b"]
+    assert around.history[-1]["dropped"] == pytest.approx(0.05)
+    silent = Spikes.from_trains([[], []], support=Intervals.from_pairs([]))
+    assert not silent.epochs([1.0], (0, 1), 0.5).valid().any()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -185,6 +253,26 @@ def test_too_many_counts_are_refused_before_they_are_allocated():
         (lambda: Spikes.from_trains([[1.0]], support=(0, 2)).bin(float("inf")), "a finite width"),
         (lambda: Spikes.from_trains([[1.0]], support=(0, 2)).bin(5.0), "at least one bin of 5 s"),
         (lambda: Spikes.from_trains([[1.0]], support=(0, 2)).bin(1.0, start=2, stop=1), "at least one bin"),
+        (
+            lambda: Spikes.from_trains([[1e9]], support=(1e9, 1e9 + 1)).bin(1e-7),
+            r"at least 4.8e-07 s, what a clock at 1e\+09",
+        ),
+        (
+            lambda: Spikes.from_trains([[1.0]], support=(0, 2)).blocks(0.1, 0),
+            r"Spikes.blocks\(n_bins\): expected n_bins >= 1",
+        ),
+        (lambda: Spikes.from_trains([[1.0]]).epochs([], (0, 1), 0.1), "at least one event, got none"),
+        (
+            lambda: Spikes.from_trains([[1.0]]).epochs([[1.0]], (0, 1), 0.1),
+            r"Intervals or times \(n,\), got shape \(1, 1\)",
+        ),
+        (
+            lambda: Spikes.from_trains([[1.0]]).epochs([1.0], (1, 0), 0.1),
+            r"\(start, stop\) in s, start first, got \(1, 0\)",
+        ),
+        (lambda: Spikes.from_trains([[1.0]]).epochs([1.0], 1.0, 0.1), r"\(start, stop\) in s, start first, got 1.0"),
+        (lambda: Spikes.from_trains([[1.0]]).epochs([1.0], (0, 1), 2.0), "at least one bin of 2 s"),
+        (lambda: Spikes.from_trains([[1.0]]).epochs([1.0], (0, 1), 0), r"Spikes.epochs\(dt\): expected a finite width"),
     ],
 )
 def test_bad_input(make, message):

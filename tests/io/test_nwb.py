@@ -352,6 +352,42 @@ def test_text_where_numbers_belong(tmp_path: Path) -> None:
         tectum.read(tmp_path / "a.nwb")
 
 
+def test_the_ephys_files_of_the_allen_institute(tmp_path: Path) -> None:
+    made = writer.write_allen_ephys(tmp_path / "a.nwb")
+    found = tectum.read(tmp_path / "a.nwb")
+    spikes = found["spikes"]
+    for name in ("id", "isi_violations", "amplitude_cutoff", "presence_ratio"):
+        np.testing.assert_array_equal(spikes.units[name], made[name])
+    assert spikes.units["area"].tolist() == ["CA1", "VISp", "CA1"]
+    for k, (first, last) in enumerate([(0, 40), (40, 70), (70, 120)]):
+        np.testing.assert_allclose(spikes.train(k).numpy(), made["times"][first:last], rtol=0, atol=1e-9)
+    assert "waveform_mean" in spikes.history[0]["columns_left_out"] or "waveform_mean" not in spikes.units
+    assert found["invalid_times"].pairs() == [(10.0, 12.0), (50.0, 55.0)]
+    assert found["invalid_times"].columns["tags"].tolist() == ["probeA", "probeA,all_probes"]
+    np.testing.assert_array_equal(found["gabors_presentations"].columns["orientation"], [0.0, 45.0, np.nan])
+    observed = read_nwb(tmp_path / "a.nwb", exclude_invalid=True)["spikes"]
+    inside = np.sort(made["times"])
+    kept = ~(((inside >= 10) & (inside < 12)) | ((inside >= 50) & (inside < 55)))
+    np.testing.assert_array_equal(observed.times.numpy(), inside[kept])
+    assert [pair[1] for pair in observed.span.pairs()][:2] == [10.0, 50.0]
+    assert observed.history[-1]["step"] == "restrict"
+
+
+def test_the_old_ophys_files_of_the_allen_institute(tmp_path: Path) -> None:
+    made = writer.write_allen_ophys(tmp_path / "a.nwb")
+    found = tectum.read(tmp_path / "a.nwb")
+    assert found.subject == "222426"
+    part = found["DfOverF/imaging_plane_1"]
+    np.testing.assert_array_equal(part.values.numpy(), made["dff"].T)
+    assert (part.dims, part.units, part.modality) == (("time", "unit"), "dF/F", "calcium")
+    np.testing.assert_allclose(part.time.numpy(), made["times"], rtol=0, atol=1e-9)
+    assert part.coords["unit"]["id"].tolist() == made["ids"].tolist()
+    assert part.coords["unit"]["name"].tolist() == ["0", "1", "2", "3"]
+    assert found["Fluorescence/imaging_plane_1"].units == "F"
+    speed = found["BehavioralTimeSeries/running_speed"]
+    assert (speed.units, speed.dims) == ("cm/s", ("time",))
+
+
 @pytest.mark.slow
 def test_damage(tmp_path: Path) -> None:
     writer.write_plain(tmp_path / "a.nwb")

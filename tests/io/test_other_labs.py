@@ -202,6 +202,34 @@ def test_alf_bad_files(tmp_path: Path) -> None:
         read_alf(tmp_path / "none")
 
 
+def test_alf_table_of_trials_equals_pandas(tmp_path: Path) -> None:
+    import pandas
+
+    made = writer.write_alf(tmp_path)
+    for path in (tmp_path / "alf").glob("_ibl_trials.*.npy"):
+        path.unlink()
+    frame = pandas.DataFrame(
+        {
+            "intervals_0": np.arange(5.0),
+            "intervals_1": np.arange(5.0) + 0.8,
+            "choice": made["_ibl_trials.choice"],
+            "feedbackType": [1, -1, 1, 1, -1],
+            "correct": [True, False, True, True, False],
+            "word": ["a", None, "c", "d", "é"],
+        }
+    )
+    frame.to_parquet(tmp_path / "alf" / "_ibl_trials.table.1234-abcd.pqt")
+    trials = tectum.read(tmp_path)["trials"]
+    assert trials.pairs() == [(float(k), k + 0.8) for k in range(5)]
+    np.testing.assert_array_equal(trials.columns["choice"], frame["choice"])
+    assert trials.columns["feedbackType"].tolist() == frame["feedbackType"].tolist()
+    assert trials.columns["correct"].dtype == bool
+    assert trials.columns["word"].tolist() == ["a", "", "c", "d", "é"]
+    frame.drop(columns="intervals_1").to_parquet(tmp_path / "alf" / "_ibl_trials.table.1234-abcd.pqt")
+    with pytest.raises(LoadError, match=r"table\.1234-abcd\.pqt: expected the columns intervals_0 and intervals_1"):
+        tectum.read(tmp_path)
+
+
 def test_alf_two_probes(tmp_path: Path) -> None:
     writer.write_alf(tmp_path)
     other = tmp_path / "alf" / "probe01"
@@ -213,18 +241,20 @@ def test_alf_two_probes(tmp_path: Path) -> None:
     assert set(found["spikes_probe01"].units["probe"]) == {"probe01"}
 
 
-def test_minian_equals_xarray(tmp_path: Path) -> None:
-    made = writer.write_minian(tmp_path / "m.nc")
-    found = tectum.read(tmp_path / "m.nc", fs=20.0)
-    for name in ("C", "S", "YrA"):
-        expected = made[name].transpose("frame", "unit_id").values
-        np.testing.assert_array_equal(found[name].values.numpy(), expected.astype(np.float32))
-        np.testing.assert_allclose(found[name].time.numpy(), made.frame.values / 20.0, rtol=0, atol=1e-9)
+@pytest.mark.parametrize("name", ["m.nc", "m.zarr", "folder"])
+def test_minian_equals_xarray(name: str, tmp_path: Path) -> None:
+    made = writer.write_minian(tmp_path / name)
+    found = tectum.read(tmp_path / name, fs=20.0)
+    assert found["C"].is_lazy
+    for trace in ("C", "S", "YrA"):
+        expected = made[trace].transpose("frame", "unit_id").values
+        np.testing.assert_array_equal(found[trace].values.numpy(), expected.astype(np.float32))
+        np.testing.assert_allclose(found[trace].time.numpy(), made.frame.values / 20.0, rtol=0, atol=1e-9)
     assert found["C"].coords["unit"]["id"].tolist() == [3, 7, 12]
     shapes = made["A"].transpose("unit_id", "height", "width").values
     np.testing.assert_array_equal(found["footprints"].values.numpy(), shapes.astype(np.float32))
     with pytest.raises(InputError, match="sampling rate above 0 Hz.*fs="):
-        tectum.read(tmp_path / "m.nc")
+        tectum.read(tmp_path / name)
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -238,7 +268,7 @@ def test_minian_frames(missing: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["minian", "caiman", "inscopix", "neurosuite", "alf"])
+@pytest.mark.parametrize("kind", ["minian", "caiman", "inscopix", "neurosuite", "alf", "pqt", "minian-zarr"])
 def test_damage(kind: str, tmp_path: Path) -> None:
     source = tmp_path / "good"
     source.mkdir()
@@ -251,12 +281,22 @@ def test_damage(kind: str, tmp_path: Path) -> None:
         writer.write_minian(source / "m.nc")
         read = lambda p: read_minian(p, fs=20.0)  # noqa: E731
         source, fixed = source / "m.nc", ("C.data", "S.data")
+    elif kind == "minian-zarr":
+        writer.write_minian(source / "m.zarr")
+        read = lambda p: read_minian(p, fs=20.0)  # noqa: E731
+        source = source / "m.zarr"
     elif kind == "inscopix":
         writer.write_inscopix(source)
         read, source = read_inscopix, source / "traces.csv"
     elif kind == "neurosuite":
         writer.write_neurosuite(source)
         read = read_neurosuite
+    elif kind == "pqt":
+        import pandas
+
+        frame = pandas.DataFrame({"intervals_0": np.arange(50.0), "intervals_1": np.arange(50.0) + 0.8, "word": "a"})
+        frame.to_parquet(source / "_ibl_trials.table.pqt")
+        read = read_alf
     else:
         writer.write_alf(source / "s")
         read = read_alf

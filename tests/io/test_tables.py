@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import torch
 from writers.mutate import survive
 
 import tectum
-from tectum.core.errors import AxisError, InputError, LoadError, UnitsError
+from tectum.core.errors import AxisError, InputError, LoadError, MissingExtraError, UnitsError
+from tectum.io.parquet import read_columns
 from tectum.io.spikeinterface import read_spikeinterface
 from tectum.io.table import read_array, read_events
+from tectum.io.zarr_arrays import open_zarr
 
 DATA = np.arange(24.0).reshape(8, 3)
 CLOCK = 1.0 + np.arange(8) ** 1.5
@@ -35,6 +38,18 @@ def write(path: Path, kind: str) -> None:
         scipy.io.savemat(path, named, do_compression=True)
     elif kind == "mat4":
         scipy.io.savemat(path, named, format="4")
+    elif kind == "zarr":
+        import zarr
+
+        group = zarr.open_group(str(path), mode="w")
+        for name, array in named.items():
+            group.create_array(name, data=array, chunks=(3,) * array.ndim)
+    elif kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {"a": DATA[:, 0], "b": DATA[:, 1], "c": DATA[:, 2], "clock": CLOCK}
+        pq.write_table(pa.table(columns), path)
     elif kind == "mat73":  # axes reversed and vectors two-dimensional, behind 512 bytes of header
         with h5py.File(path, "w", userblock_size=512) as file:
             file["traces"], file["clock"], file["unit"] = DATA.T, CLOCK[:, None], named["unit"][:, None]
@@ -44,19 +59,20 @@ def write(path: Path, kind: str) -> None:
 
 
 KINDS = {"npz": "x.npz", "h5": "x.h5", "mat5": "x.mat", "mat4": "x.mat", "mat73": "x.mat", "csv": "x.csv"}
+KINDS |= {"zarr": "x.zarr", "parquet": "x.parquet"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_arrays_come_back_under_the_schema(kind: str, tmp_path: Path) -> None:
     path = tmp_path / KINDS[kind]
     write(path, kind)
-    key = None if kind == "csv" else "traces"
+    key = None if kind in ("csv", "parquet") else "traces"
     found = tectum.read(path, format="array", dims=("time", "unit"), key=key, times="clock", units="dF/F", subject="s")
     np.testing.assert_array_equal(found.values.numpy(), DATA.astype(np.float32))
     np.testing.assert_allclose(found.time.numpy(), CLOCK, rtol=0, atol=1e-9)
     assert (found.units, found.subject) == ("dF/F", "s")
-    assert found.is_lazy == (kind in ("h5", "mat73"))
-    if kind == "csv":
+    assert found.is_lazy == (kind in ("h5", "mat73", "zarr"))
+    if kind in ("csv", "parquet"):
         assert found.labels("unit").tolist() == ["a", "b", "c"]
 
 
@@ -71,7 +87,7 @@ def test_npy_of_any_kind(order: Any, dtype: str, tmp_path: Path) -> None:
     assert torch.equal(found.data[1:3, :, [1]], found.values[1:3][:, :, [1]])
 
 
-@pytest.mark.parametrize("kind", ["npz", "h5", "mat5", "mat73"])
+@pytest.mark.parametrize("kind", ["npz", "h5", "mat5", "mat73", "zarr"])
 def test_events_from_two_arrays(kind: str, tmp_path: Path) -> None:
     path = tmp_path / KINDS[kind]
     write(path, kind)
@@ -113,12 +129,78 @@ def test_a_wrong_schema_is_named(options: Any, error: type[Exception], says: str
     assert issubclass(UnitsError, InputError)
 
 
+def test_events_of_a_parquet_table(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    cells = pa.array(["b", "a", "b"]).dictionary_encode()
+    table = {"t": [0.5, 0.25, 1.5], "cell": cells, "n": [1, None, 3], "ok": [True, False, True], "list": [[1], [2], []]}
+    pq.write_table(pa.table(table), tmp_path / "x.pqt")
+    found = read_events(tmp_path / "x.pqt", time="t", unit="cell")
+    assert found.units["id"].tolist() == ["a", "b"]
+    assert found.train(1).tolist() == [0.5, 1.5]
+    columns = read_columns(tmp_path / "x.pqt")
+    assert list(columns) == ["t", "cell", "n", "ok"]
+    np.testing.assert_array_equal(columns["n"], [1, np.nan, 3])
+    assert columns["ok"].dtype == bool
+    assert list(read_columns(tmp_path / "x.pqt", ["n"])) == ["n"]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_zarr_of_both_formats_stays_on_disk(version: Any, tmp_path: Path) -> None:
+    import zarr
+
+    zarr.create_array(
+        str(tmp_path / "x"),
+        data=DATA,
+        chunks=(3, 2),
+        zarr_format=version,
+        dimension_names=["a", "b"] if version == 3 else None,
+    )
+    found = read_array(tmp_path / "x", dims=("time", "unit"), rate=2.0)
+    assert found.is_lazy
+    np.testing.assert_array_equal(found.values.numpy(), DATA.astype(np.float32))
+    np.testing.assert_array_equal(found.isel(time=slice(2, 7), unit=[0, 2]).values.numpy(), DATA[2:7, [0, 2]])
+    assert open_zarr(tmp_path / "x").dims == (("a", "b") if version == 3 else ())
+
+
+def test_zarr_that_would_run_code_or_leave_the_store_is_refused(tmp_path: Path) -> None:
+    import zarr
+
+    zarr.create_array(str(tmp_path / "x"), data=DATA, zarr_format=2, compressors=None)
+    header = tmp_path / "x" / ".zarray"
+    content = json.loads(header.read_text())
+    header.write_text(json.dumps({**content, "filters": [{"id": "pickle", "protocol": 2}]}))
+    with pytest.raises(LoadError, match="known codecs, got 'pickle'"):
+        read_array(tmp_path / "x", dims=("time", "unit"), rate=1.0)
+    header.write_text(json.dumps({**content, "dtype": "|O"}))
+    with pytest.raises(LoadError, match=r"x: expected an array"):
+        read_array(tmp_path / "x", dims=("time", "unit"), rate=1.0)
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g" / ".zgroup").write_text('{"zarr_format": 2}')
+    with pytest.raises(LoadError, match="a file inside"):
+        read_array(tmp_path / "g", dims=("time", "unit"), rate=1.0, key="../x")
+    with pytest.raises(InputError, match=r"key: expected one of \[\], got 'none'"):
+        read_array(tmp_path / "g", dims=("time", "unit"), rate=1.0, key="none")
+
+
+@pytest.mark.parametrize(("package", "kind"), [("pyarrow.parquet", "parquet"), ("zarr", "zarr")])
+def test_a_missing_package_says_what_to_install(
+    package: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / KINDS[kind], kind)
+    monkeypatch.setitem(sys.modules, package, None)
+    key = "traces" if kind == "zarr" else None
+    with pytest.raises(MissingExtraError, match=f"pip install {package.split('.')[0]}"):
+        read_array(tmp_path / KINDS[kind], dims=("time", "unit"), rate=1.0, key=key)
+
+
 def test_objects_and_strangers_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", a=np.array([{}], dtype=object))
     with pytest.raises(LoadError, match=r"x\.npz:a\.npy.*bytes of object"):
         read_array(tmp_path / "x.npz", dims=("time",), rate=1.0)
     (tmp_path / "x.xls").write_bytes(b"\xd0\xcf")
-    with pytest.raises(LoadError, match="NPY, NPZ, HDF5, MAT or CSV"):
+    with pytest.raises(LoadError, match="NPY, NPZ, HDF5, Zarr, MAT, CSV or Parquet"):
         read_array(tmp_path / "x.xls", dims=("time",), rate=1.0)
 
 
@@ -178,7 +260,7 @@ def test_spikeinterface_contradictions(change: Any, says: str, tmp_path: Path) -
 @pytest.mark.parametrize("kind", [*KINDS, "npy", "spikeinterface"])
 def test_damage(kind: str, tmp_path: Path) -> None:
     def whole(path: Path) -> Any:
-        key = None if kind in ("csv", "npy") else "traces"
+        key = None if kind in ("csv", "npy", "parquet") else "traces"
         return read_array(path, dims=("time", "unit"), key=key, rate=1.0)
 
     read: Callable[[Path], Any] = whole
@@ -190,7 +272,7 @@ def test_damage(kind: str, tmp_path: Path) -> None:
         write_sorting(source)
     else:
         write(source, kind)
-    if kind in ("csv", "mat4"):
+    if kind in ("csv", "mat4", "parquet", "zarr"):
         fixed = ()  # without a checksum a lost row, or a changed size of a v4 matrix, cannot be noticed
     count = survive(read, source, tmp_path / "work", n=300, fixed=fixed)
     assert count["refused"] > 40

@@ -26,10 +26,10 @@ def slack(rate: float, t0: float) -> float:
 
 
 @overload
-def to_sample(seconds: float, *, rate: float, t0: float = 0.0) -> int: ...
+def to_sample(seconds: float, *, rate: float, t0: float = 0.0, scale: float = 0.0) -> int: ...
 @overload
-def to_sample(seconds: Tensor, *, rate: float, t0: float = 0.0) -> Tensor: ...
-def to_sample(seconds: float | Tensor, *, rate: float, t0: float = 0.0) -> int | Tensor:
+def to_sample(seconds: Tensor, *, rate: float, t0: float = 0.0, scale: float = 0.0) -> Tensor: ...
+def to_sample(seconds: float | Tensor, *, rate: float, t0: float = 0.0, scale: float = 0.0) -> int | Tensor:
     """Return the index of the sample that covers each time.
 
     Parameters
@@ -40,6 +40,8 @@ def to_sample(seconds: float | Tensor, *, rate: float, t0: float = 0.0) -> int |
         Samples per second.
     t0 : float, default 0
         Start of sample 0, in s.
+    scale : float, default 0
+        Times of this size, in s, were subtracted to get ``seconds``: their rounding is tolerated too.
 
     Returns
     -------
@@ -50,9 +52,10 @@ def to_sample(seconds: float | Tensor, *, rate: float, t0: float = 0.0) -> int |
     >>> to_sample(0.3, rate=10.0)
     3
     """
+    tolerance = slack(rate, max(abs(t0), abs(scale)))
     if isinstance(seconds, Tensor):
-        return (seconds.double() - t0).mul_(rate).add_(slack(rate, t0)).floor_().to(torch.int64)
-    return math.floor((seconds - t0) * rate + slack(rate, t0))
+        return (seconds.double() - t0).mul_(rate).add_(tolerance).floor_().to(torch.int64)
+    return math.floor((seconds - t0) * rate + tolerance)
 
 
 def to_seconds(sample: int | Tensor, *, rate: float, t0: float = 0.0) -> float | Tensor:

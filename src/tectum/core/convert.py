@@ -19,7 +19,12 @@ from .spikes import Spikes
 
 #: Top-level package of a foreign type -> "module:function" of ours, imported when such an object arrives.
 CONVERTERS: dict[str, str] = {
-    "xarray": "tectum.core.xarrays:recording_from_xarray",
+    "mne": "tectum.io.convert.eeg:from_mne",
+    "neo": "tectum.io.convert.neo_blocks:from_neo",
+    "nibabel": "tectum.io.convert.images:from_nibabel",
+    "pynapple": "tectum.io.convert.pynapple_objects:from_pynapple",
+    "pynwb": "tectum.io.convert.nwb_files:from_nwb",
+    "xarray": "tectum.io.convert.arrays:from_xarray",
 }
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import os
+import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -48,6 +49,8 @@ def storable(cls: C) -> C:
 def write(path: str | os.PathLike[str], obj: Any) -> Path:
     """Write a storable object (or a tree of mappings, lists and tensors) to one file, atomically.
 
+    Equal objects give equal bytes.
+
     Parameters
     ----------
     path : path
@@ -73,7 +76,21 @@ def write(path: str | os.PathLike[str], obj: Any) -> Path:
     packed = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         save_file(packed, str(temporary), metadata={"tectum": header, "crc32": _checksum(header, packed)})
+        _order_metadata(temporary)
     return path
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file, whose order is random, so that equal objects give equal files."""
+    with open(path, "r+b") as stream:
+        (size,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        first = {"__metadata__": header.pop("__metadata__")}
+        text = json.dumps({**first, **header}, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # the place of the tensors must stay
+            stream.seek(8)
+            stream.write(text.ljust(size))
 
 
 def read(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Any:
@@ -176,7 +193,11 @@ def raw(tensor: Tensor) -> memoryview:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of ``path`` that takes its place if the block succeeds, and vanishes if not."""
+    """Yield a temporary neighbour of ``path`` that takes its place if the block succeeds, and vanishes if not.
+
+    A process that is killed at once (SIGKILL, power) cannot clean up: its hidden ``.<name>.<random>.part`` stays and
+    may be deleted. The file itself is whole at any time, the old or the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Real
-from typing import TYPE_CHECKING, Any
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 #: Largest number of (bin, unit) counts made at once: 8 GB.
 CELL_LIMIT = 2_000_000_000
+_PIECE = 1 << 17  # spikes counted at a time: what the fast memory of a processor holds
 
 
 @storable
@@ -206,15 +207,88 @@ class Spikes:
         """
         return bin_spikes(self, dt, start=start, stop=stop)
 
+    def blocks(
+        self, dt: float, n_bins: int, *, start: float | None = None, stop: float | None = None
+    ) -> Iterator[Recording]:
+        """Bin piece by piece, at most ``n_bins`` at a time: the pieces of :meth:`bin` without holding the whole.
+
+        Examples
+        --------
+        >>> spikes = Spikes.from_trains([[0.1, 0.4], [0.2]], support=(0.0, 0.5))
+        >>> [piece.data.tolist() for piece in spikes.blocks(0.125, 3)]
+        [[[1, 0], [0, 1], [0, 0]], [[1, 0]]]
+        """
+        if isinstance(n_bins, bool) or not isinstance(n_bins, Integral) or n_bins < 1:
+            raise InputError(explain("Spikes.blocks(n_bins)", expected="n_bins >= 1", got=repr(n_bins)))
+        grid = _grid(self, dt, start, stop)
+        return (
+            _binned(self, grid, first, min(int(n_bins), grid.n_bins - first)) for first in range(0, grid.n_bins, n_bins)
+        )
+
+    def epochs(self, events: Intervals | Any, window: tuple[float, float], dt: float) -> Recording:
+        """Count spikes in bins around events, each bin measured from its own event.
+
+        Parameters
+        ----------
+        events : Intervals or array, shape (n_events,)
+            Events (the starts of the intervals count) on the session clock, s.
+        window : (start, stop)
+            Range around each event, s.
+        dt : float
+            Width of a bin, s.
+
+        Returns
+        -------
+        Recording, dims (trial, time, unit), int32, units "spikes/bin"
+            ``mask`` is False for bins that are not wholly inside the support; the columns of the events, with "start"
+            and "stop", are the coordinates of ``trial``.
+
+        Examples
+        --------
+        >>> spikes = Spikes.from_trains([[0.1, 0.4, 1.15]], support=(0.0, 1.5))
+        >>> around = spikes.epochs([0.0, 1.1], (0.0, 0.5), 0.25)
+        >>> around.data[..., 0].tolist(), around.valid()[..., 0].tolist()
+        ([[1, 1], [1, 0]], [[True, True], [True, False]])
+        """
+        from .peri import around
+
+        return around(self, events, window, dt)
+
+
+class _Grid(NamedTuple):
+    """Bins of one width: ``rate`` of them in a second from ``t0``; ``n_bins`` whole ones until ``end``."""
+
+    dt: float
+    rate: float
+    t0: float
+    end: float
+    n_bins: int
+
 
 def bin_spikes(spikes: Spikes, dt: float, *, start: float | None = None, stop: float | None = None) -> Recording:
     """Count spikes in bins; see :meth:`Spikes.bin`."""
-    from .recording import Recording
+    grid = _grid(spikes, dt, start, stop)
+    return _binned(spikes, grid, 0, grid.n_bins)
 
-    if isinstance(dt, bool) or not isinstance(dt, Real) or not 0 < dt < math.inf:
-        raise InputError(explain("Spikes.bin(dt)", expected="a finite width above 0 s", got=repr(dt)))
-    rate = 1.0 / float(dt)
+
+def check_width(dt: Any, where: str, times: Tensor) -> float:
+    """Return the width of a bin as a float after checking that float64 tells bins apart at the times given."""
+    if isinstance(dt, bool) or not isinstance(dt, Real) or not 0 < float(dt) < math.inf:
+        raise InputError(explain(where, expected="a finite width above 0 s", got=repr(dt)))
+    width, far = float(dt), float(times.abs().max()) if len(times) else 0.0
+    finest = 4.0 * math.ulp(far)
+    if width < finest:
+        raise InputError(
+            explain(where, expected=f"at least {finest:.2g} s, what a clock at {far:.6g} s tells", got=f"{dt}")
+        )
+    return width
+
+
+def _grid(spikes: Spikes, dt: float, start: float | None, stop: float | None) -> _Grid:
+    """Return the bins of a range after checking that there is at least one."""
     span = spikes.span
+    dt = check_width(dt, "Spikes.bin(dt)", spikes.times)
+    rate = 1.0 / dt
     if len(span) == 0 and (start is None or stop is None):
         raise InputError(explain("Spikes.bin", expected="a support or both start and stop", got="neither"))
     t0 = float(span.start[0]) if start is None else float(start)
@@ -224,47 +298,63 @@ def bin_spikes(spikes: Spikes, dt: float, *, start: float | None = None, stop: f
         raise InputError(
             explain("Spikes.bin", expected=f"a range of at least one bin of {dt:g} s", got=f"[{t0:g}, {end:g}) s")
         )
-    if n_bins * spikes.n_units > CELL_LIMIT:
-        got = f"{n_bins} bins of {spikes.n_units} units"
-        fix = "choose wider bins, fewer units, or bin pieces with start and stop"
-        raise TooLargeError(explain("Spikes.bin", expected=f"at most {CELL_LIMIT:.0e} counts", got=got, fix=fix))
-    counts = _count(spikes, rate, t0, n_bins)
+    return _Grid(dt, rate, t0, end, n_bins)
+
+
+def check_cells(n_bins: int, n_units: int, where: str = "Spikes.bin") -> None:
+    """Refuse counts that would need more than 8 GB."""
+    if n_bins * n_units > CELL_LIMIT:
+        got = f"{n_bins} bins of {n_units} units"
+        fix = "choose wider bins, fewer units, or bin piece by piece with Spikes.blocks"
+        raise TooLargeError(explain(where, expected=f"at most {CELL_LIMIT:.0e} counts", got=got, fix=fix))
+
+
+def _binned(spikes: Spikes, grid: _Grid, first: int, n_bins: int) -> Recording:
+    """Count spikes in ``n_bins`` bins of a grid from bin ``first``."""
+    from .recording import Recording
+
+    check_cells(n_bins, spikes.n_units)
+    rate, t0 = grid.rate, grid.t0
+    left = grid.end - t0 - grid.n_bins / rate
+    note = {"step": "bin", "dt": grid.dt, "dropped": max(0.0, left)}
     return Recording(
-        data=counts,
+        data=_count(spikes, grid, first, n_bins),
         dims=("time", "unit"),
         rate=rate,
-        t0=t0,
+        t0=t0 + first / rate,
         units="spikes/bin",
         modality="spikes",
         coords={"unit": spikes.units} if spikes.units else {},
-        mask=_observed(span, rate, t0, n_bins),
-        intervals={"support": span},
+        mask=_observed(spikes.span, grid, first, n_bins),
+        intervals={"support": spikes.span},
         subject=spikes.subject,
         session=spikes.session,
         meta=spikes.meta,
-        history=(*spikes.history, {"step": "bin", "dt": float(dt), "dropped": max(0.0, end - t0 - n_bins / rate)}),
+        history=(*spikes.history, note),
     )
 
 
-def _count(spikes: Spikes, rate: float, t0: float, n_bins: int) -> Tensor:
+def _count(spikes: Spikes, grid: _Grid, first: int, n_bins: int) -> Tensor:
     """Histogram of (bin, unit): Tensor (n_bins, n_units), int32."""
-    low, high = torch.searchsorted(
-        spikes.times, torch.tensor([t0 - 1.0 / rate, t0 + (n_bins + 1) / rate], dtype=torch.float64)
-    ).tolist()
-    bins = clock.to_sample(spikes.times[low:high], rate=rate, t0=t0)
-    unit = spikes.unit[low:high]
-    first, last = torch.searchsorted(bins, torch.tensor([0, n_bins])).tolist()  # times are sorted, so bins are
-    cell = bins[first:last].mul_(spikes.n_units).add_(unit[first:last])
-    counts = torch.zeros(n_bins * spikes.n_units, dtype=torch.int32, device="cpu")
-    return counts.scatter_add_(0, cell, counts.new_ones(1).expand(len(cell))).reshape(n_bins, spikes.n_units)
+    rate, t0 = grid.rate, grid.t0
+    bounds = [t0 + (first - 1) / rate, t0 + (first + n_bins + 1) / rate]
+    low, high = torch.searchsorted(spikes.times, torch.tensor(bounds, dtype=torch.float64)).tolist()
+    counts = torch.from_numpy(np.zeros(n_bins * spikes.n_units, dtype=np.int32))  # pages of zeros come when touched
+    for begin in range(low, high, _PIECE):
+        piece = slice(begin, min(begin + _PIECE, high))
+        bins = clock.to_sample(spikes.times[piece], rate=rate, t0=t0).sub_(first)
+        inside = slice(*torch.searchsorted(bins, torch.tensor([0, n_bins])).tolist())  # times are sorted, so bins are
+        cell = bins[inside].mul_(spikes.n_units).add_(spikes.unit[piece][inside])
+        counts.scatter_add_(0, cell, counts.new_ones(1).expand(len(cell)))
+    return counts.reshape(n_bins, spikes.n_units)
 
 
-def _observed(span: Intervals, rate: float, t0: float, n_bins: int) -> Tensor | None:
+def _observed(span: Intervals, grid: _Grid, before: int, n_bins: int) -> Tensor | None:
     """Tell which bins lie wholly inside the support: bool Tensor (n_bins, 1), None when all do."""
     merged = span.merged()
-    slack = clock.slack(rate, t0)
-    first = torch.ceil((merged.start - t0) * rate - slack).clamp(0, n_bins).long()
-    last = torch.floor((merged.stop - t0) * rate + slack).clamp(0, n_bins).long()
+    rate, t0, slack = grid.rate, grid.t0, clock.slack(grid.rate, grid.t0)
+    first = (torch.ceil((merged.start - t0) * rate - slack) - before).clamp(0, n_bins).long()
+    last = (torch.floor((merged.stop - t0) * rate + slack) - before).clamp(0, n_bins).long()
     kept = last > first
     change = torch.zeros(n_bins + 1, dtype=torch.int64, device="cpu")
     change.index_add_(0, first[kept], torch.ones_like(first[kept]))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tectum.core.errors import InputError, LoadError, MissingExtraError, explain
+from tectum.core.errors import InputError, LoadError, explain
 from tectum.core.intervals import Intervals
 from tectum.core.recording import Recording
 from tectum.core.session import Session
@@ -18,6 +18,7 @@ from tectum.core.spikes import Spikes
 from .delimited import numbers, read_table
 from .events import Fix, check_fix, frame_times, make_spikes
 from .files import column_vector, load_npy, member, reading
+from .parquet import read_columns
 
 
 def read_alf(path: str | Path, *, passing_only: bool = False, fix: Fix = None) -> Session:
@@ -163,7 +164,7 @@ def _metrics(folder: Path, n_units: int) -> dict[str, np.ndarray]:
 
 
 def _trials(folder: Path) -> dict[str, Intervals]:
-    """Return the trials from single arrays, or from the table, which needs pyarrow."""
+    """Return the trials from single arrays, or from the table of Parquet, which needs pyarrow."""
     bounds = _file(folder, "_ibl_trials.intervals") or _file(folder, "trials.intervals")
     if bounds is None:
         table = next(iter(sorted(folder.glob("_ibl_trials.table*.pqt"))), None)
@@ -187,16 +188,13 @@ def _intervals(spans: np.ndarray, columns: dict[str, np.ndarray]) -> Intervals:
 
 
 def _table(path: Path) -> Intervals:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as cause:
-        expected = "pyarrow, to read a Parquet table"
-        raise MissingExtraError(explain(str(path), expected=expected, got="none", fix="pip install pyarrow")) from cause
-    with reading(path, "a Parquet table of trials"):
-        table = parquet.read_table(path)
-        columns = {name: np.asarray(table[name]) for name in table.column_names}
-        spans = np.stack([columns.pop("intervals_0"), columns.pop("intervals_1")], axis=1)
-        return _intervals(spans, {k: v for k, v in columns.items() if v.dtype.kind in "biufU"})
+    """Return the trials of the table: its columns intervals_0 and intervals_1 are start and stop."""
+    columns = read_columns(path)
+    bounds = [columns.pop(name, None) for name in ("intervals_0", "intervals_1")]
+    if bounds[0] is None or bounds[1] is None:
+        got = ", ".join(columns)[:80] or "none"
+        raise LoadError(explain(str(path), expected="the columns intervals_0 and intervals_1", got=got))
+    return _intervals(np.stack([np.asarray(b, dtype=np.float64) for b in bounds], axis=1), columns)
 
 
 def _wheel(folder: Path, fix: Fix, who: dict[str, Any]) -> dict[str, Recording]:

@@ -42,7 +42,9 @@ def _is_caiman(path: Path) -> bool:
 
 
 def _is_minian(path: Path) -> bool:
-    return _hdf5(path, lambda f: {"C", "unit_id", "frame"} <= set(f))
+    from .minian import is_store
+
+    return is_store(path) or _hdf5(path, lambda f: {"C", "unit_id", "frame"} <= set(f))
 
 
 def _is_suite2p(path: Path) -> bool:
@@ -76,6 +78,62 @@ def _is_spikeinterface(path: Path) -> bool:
     return (path / "numpysorting_info.json").is_file()
 
 
+def _is_du_in(path: Path) -> bool:
+    from .eeg.du_in import is_du_in
+
+    return is_du_in(path)
+
+
+def _is_bids(path: Path) -> bool:
+    from .eeg.bids import is_bids
+
+    return is_bids(path)
+
+
+def _is_eeg(path: Path) -> bool:
+    from .eeg.files import format_of
+
+    return bool(format_of(path)) and not _is_bids(path)
+
+
+def _is_worm(path: Path) -> bool:
+    from .worm.read import is_worm
+
+    return is_worm(path)
+
+
+def _is_connectome(path: Path) -> bool:
+    if not path.is_file() or path.suffix.lower() not in (".csv", ".tsv"):
+        return False
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        words = set(re.split(r"[\s,]+", stream.readline(200).strip().lower()))
+    return {"pre", "post", "type", "synapses"} <= words
+
+
+def _is_cnmfe(path: Path) -> bool:
+    from .cnmfe import is_cnmfe
+
+    return is_cnmfe(path)
+
+
+def _is_cellexplorer(path: Path) -> bool:
+    from .cellexplorer import is_cellexplorer
+
+    return is_cellexplorer(path)
+
+
+def _is_pynapple(path: Path) -> bool:
+    from .pynapple_files import is_pynapple
+
+    return is_pynapple(path)
+
+
+def _is_temporaldata(path: Path) -> bool:
+    from .temporaldata_files import is_temporaldata
+
+    return _hdf5(path, is_temporaldata)
+
+
 def _never(path: Path) -> bool:
     """Tell that a format must be named: only the caller knows what the numbers are."""
     return False
@@ -92,6 +150,17 @@ FORMATS: dict[str, tuple[Callable[[Path], bool], str]] = {
     "inscopix": (_is_inscopix, "tectum.io.inscopix:read_inscopix"),
     "neurosuite": (_is_neurosuite, "tectum.io.neurosuite:read_neurosuite"),
     "spikeinterface": (_is_spikeinterface, "tectum.io.spikeinterface:read_spikeinterface"),
+    "bids": (_is_bids, "tectum.io.eeg.bids:read_bids"),
+    "du_in": (_is_du_in, "tectum.io.eeg.du_in:read_du_in"),
+    "eeg": (_is_eeg, "tectum.io.eeg.read:read_eeg"),
+    "worm": (_is_worm, "tectum.io.worm.read:read_animals"),
+    "connectome": (_is_connectome, "tectum.io.worm.graphs:read_connectome"),
+    "cnmfe": (_is_cnmfe, "tectum.io.cnmfe:read_cnmfe"),
+    "cellexplorer": (_is_cellexplorer, "tectum.io.cellexplorer:read_cellexplorer"),
+    "pynapple": (_is_pynapple, "tectum.io.pynapple_files:read_pynapple"),
+    "temporaldata": (_is_temporaldata, "tectum.io.temporaldata_files:read_temporaldata"),
+    "neo": (_never, "tectum.io.neo_files:read_neo"),
+    "matlab": (_never, "tectum.io.matlab:read_matlab"),
     "array": (_never, "tectum.io.table:read_array"),
     "events": (_never, "tectum.io.table:read_events"),
 }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import mmap
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from .files import MOST_SHRUNK, _select, reading
 
 HEAP = b"GCOL\x01\x00\x00\x00"
 SCANNED = 1 << 27  # bytes at either end of a file that are searched for damaged heaps
+PIECE = 1 << 23  # bytes of a file in memory while it is searched
 EAGER = 1 << 29  # bytes; what is read at once is smaller than this unless the caller says otherwise
 
 
@@ -89,28 +89,41 @@ def opened(path: Path, what: str = "an HDF5 file", *, check: bool = False) -> It
 
 
 def _check_heaps(path: Path) -> None:
-    """Walk every global heap at the head and the tail of a file as the library would, and refuse what has no end."""
-    size = path.stat().st_size
-    if size == 0 or path.is_dir():
+    """Walk every global heap at the head and the tail of a file as the library would, and refuse what has no end.
+
+    The file is read in pieces: a map of it would count as memory of the process.
+    """
+    size = 0 if path.is_dir() else path.stat().st_size
+    if size == 0:
         return
-    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open(path, "rb") as stream:
         for first, last in [(0, size)] if size <= 2 * SCANNED else [(0, SCANNED), (size - SCANNED, size)]:
-            place = data.find(HEAP, first, last)
-            while place >= 0:
-                _walk_heap(data, place)
-                place = data.find(HEAP, place + 8, last)
+            for start in range(first, last, PIECE):
+                stream.seek(start)
+                block = stream.read(min(PIECE, last - start) + len(HEAP) - 1)
+                place = block.find(HEAP)
+                while place >= 0:
+                    _walk_heap(stream, size, start + place)
+                    place = block.find(HEAP, place + len(HEAP))
 
 
-def _walk_heap(data: mmap.mmap, place: int) -> None:
-    (length,) = struct.unpack_from("<Q", data, place + 8) if place + 16 <= len(data) else (0,)
+def _walk_heap(stream: BinaryIO, size: int, place: int) -> None:
+    """Go from object to object of the heap at a byte of the file."""
+    stream.seek(place + 8)
+    head = stream.read(8)
+    (length,) = struct.unpack("<Q", head) if len(head) == 8 else (0,)
     stop, at = place + length, place + 16
-    if not 16 < length <= len(data) - place:
+    if not 16 < length <= size - place:
         raise ValueError(f"a damaged heap at byte {place}: it claims {length} bytes")
     while stop - at >= 16:
-        index, _, _, size = struct.unpack_from("<HHIQ", data, at)
-        step = size if index == 0 else 16 + (size + 7) // 8 * 8
+        stream.seek(at)
+        head = stream.read(16)
+        if len(head) < 16:
+            raise ValueError(f"a damaged heap at byte {place}: it ends at {at}")
+        index, _, _, claimed = struct.unpack("<HHIQ", head)
+        step = claimed if index == 0 else 16 + (claimed + 7) // 8 * 8
         if step < 16 or step > stop - at:
-            raise ValueError(f"a damaged heap at byte {place}: its object at {at} claims {size} bytes")
+            raise ValueError(f"a damaged heap at byte {place}: its object at {at} claims {claimed} bytes")
         at += step
 
 

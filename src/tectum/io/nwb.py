@@ -23,7 +23,7 @@ from tectum.core.spikes import Spikes
 
 from .events import Fix, check_fix, make_spikes
 from .hdf5 import attribute, csr_ends, inside, opened, ragged, table, text, walk, whole
-from .nwb_series import Options, is_series, read_series
+from .nwb_series import OURS, Options, is_series, read_series
 
 _ROOMS = ("acquisition", "processing", "stimulus", "analysis", "general/intracellular_ephys")
 _NAMELESS = ("acquisition/", "stimulus/presentation/", "analysis/", "intervals/")
@@ -45,6 +45,7 @@ def read_nwb(
     axis: int | None = None,
     fix: Fix = None,
     dtype: str = "float32",
+    exclude_invalid: bool = False,
 ) -> Session:
     """Read an NWB file.
 
@@ -60,6 +61,9 @@ def read_nwb(
         What to do with times that are NaN, repeated or step back; by default they are refused.
     dtype : {"float32", "float64"}
         Type of the signals when read.
+    exclude_invalid : bool, default False
+        Take the spikes inside the table ``invalid_times`` (of the Allen Institute) out, and its spans out of the
+        support.
 
     Returns
     -------
@@ -86,12 +90,18 @@ def read_nwb(
             raise LoadError(explain(str(path), expected="an NWB file", got="an HDF5 file without nwb_version"))
         meta = _meta(file)
         wanted = None if names is None else set(names)
-        who = {"subject": meta.get("subject_id", ""), "session": meta.get("session_id") or meta.get("identifier", "")}
+        called = meta.get("session_id") or meta.get("identifier", "")
+        called = "" if called.startswith(f"{OURS}:") else called  # our own files of sessions without a name
+        who = {"subject": meta.get("subject_id", ""), "session": called}
         options = Options(path=path, axis=axis, fix=fix, dtype=resolve_dtype(dtype), who=who, meta=meta)
         found = _walked(file, options, wanted)
         _intervals(file, found, wanted)
         if "units" in file and (wanted is None or "spikes" in wanted):
             found.parts["spikes"] = _units(file, options, found.parts.get("epochs"))
+            bad = found.parts.get("invalid_times")
+            if exclude_invalid and isinstance(bad, Intervals):
+                spikes = found.parts["spikes"]
+                found.parts["spikes"] = spikes.restrict(spikes.span.subtract(bad))
     if wanted is not None and wanted - set(found.parts):
         got = ", ".join(sorted(wanted - set(found.parts)))
         reasons = "; ".join(f"{k}: {v}" for k, v in found.skipped.items() if k in wanted)
@@ -180,7 +190,7 @@ def _intervals(file: Any, found: _Found, wanted: set[str] | None) -> None:
 def _one_table(name: str, node: Any, found: _Found, wanted: set[str] | None) -> None:
     """Add one table of intervals; rows without finite bounds are dropped with a warning."""
     name = name if name not in found.parts else node.name.strip("/")
-    if wanted is not None and name not in wanted and name != "epochs":
+    if wanted is not None and name not in wanted and name not in ("epochs", "invalid_times"):
         return
     columns, left = table(node)
     start, stop = (columns.pop(bound, None) for bound in ("start_time", "stop_time"))
@@ -207,6 +217,8 @@ def _units(file: Any, options: Options, epochs: Any) -> Spikes:
     columns = {k: v for k, v in columns.items() if k not in ("spike_times", "obs_intervals")}
     n_units = len(columns["id"]) if "id" in columns else 0
     times, unit = _spike_times(node, n_units)
+    if "id_text" in columns:  # ids that NWB does not take as such
+        columns["id"] = columns.pop("id_text")
     _areas(file, node, columns)
     support, note = _support(node, times, epochs)
     step = {"step": "read", "format": "nwb", "units": n_units, "columns_left_out": left, **note}
@@ -244,7 +256,11 @@ def _areas(file: Any, node: Any, columns: dict[str, np.ndarray]) -> None:
         columns["area"] = columns["location"]
         return
     electrodes = file.get("general/extracellular_ephys/electrodes")
-    pieces = ragged(node, "electrodes") if electrodes is not None else None
+    if "peak_channel_id" in columns and electrodes is not None and {"id", "location"} <= set(electrodes):
+        known = dict(zip(whole(electrodes["id"]).tolist(), whole(electrodes["location"]).tolist(), strict=True))
+        columns["area"] = np.asarray([str(known.get(k, "")) for k in columns["peak_channel_id"].tolist()], dtype=str)
+        return
+    pieces = ragged(node, "electrodes") if electrodes is not None and "area" not in columns else None
     if pieces is None or "location" not in electrodes or any(piece.dtype.kind not in "iu" for piece in pieces):
         return
     place = whole(electrodes["location"])

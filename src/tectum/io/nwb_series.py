@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tectum.core.dims import VOCABULARY
 from tectum.core.errors import LoadError, TectumWarning, explain
 from tectum.core.intervals import Intervals
 from tectum.core.lazy import LazyArray
@@ -31,6 +33,10 @@ _UNITS = {
     "lumens": "F", "fluorescence": "F", "df/f": "dF/F", "dff": "dF/F",
 }  # fmt: skip
 _NO_UNIT = {"", "n.a.", "n/a", "na", "unknown", "none", "a.u.", "au", "arbitrary", "unitless", "no unit", "1"}
+#: Voltages that :func:`tectum.io.convert.to_nwb` writes -> factor to the volts that NWB wants.
+VOLTS = {"V": 1.0, "mV": 1e-3, "uV": 1e-6, "nV": 1e-9}
+#: Key of the JSON in the comments of a series that we wrote: names of its axes, unit and modality.
+OURS = "tectum"
 _NAMES = {1: ("x",), 2: ("x", "y"), 3: ("x", "y", "z")}
 
 
@@ -48,24 +54,48 @@ class Options:
 
 def is_series(node: Any) -> bool:
     """Tell whether a group is a time series: it has data, and a clock or a type that says so."""
-    kind = str(attribute(node, "neurodata_type", ""))
+    kind = kind_of(node)
     has_clock = node.get("timestamps") is not None or node.get("starting_time") is not None
     return has_clock or (node.get("data") is not None and kind.endswith("Series"))
 
 
+def kind_of(node: Any) -> str:
+    """Return the type of a group; NWB 1 calls all series TimeSeries and names the type last among the ancestors."""
+    ancestry = node.attrs.get("ancestry")
+    if ancestry is not None and np.ndim(ancestry) == 1 and len(ancestry):
+        last = ancestry[-1]
+        return last.decode("utf-8", "replace") if isinstance(last, bytes) else str(last)
+    return str(attribute(node, "neurodata_type", ""))
+
+
+def _ours(node: Any, ndim: int) -> dict[str, Any]:
+    """Return what we noted when we wrote a series, empty for the series of others."""
+    text = attribute(node, "comments", "")
+    if not isinstance(text, str) or not text.startswith(f'{{"{OURS}"'):
+        return {}
+    try:
+        note = json.loads(text)[OURS]
+        dims, units = tuple(note["dims"]), note["units"]
+        fits = len(dims) == ndim and dims[0] == "time" and set(dims) <= set(VOCABULARY) and units in UNITS
+        return {"dims": dims, "units": units, "modality": str(note["modality"])} if fits else {}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
 def read_series(name: str, node: Any, options: Options) -> Recording | Intervals | str:
     """Return a series as a container, or the reason why it is left out."""
-    data, kind = inside(node, "data"), str(attribute(node, "neurodata_type", ""))
+    data, kind = inside(node, "data"), kind_of(node)
     if data is None or not hasattr(data, "shape"):
         return "it has no data of its own"
     if 0 in data.shape:
         return "its data are empty or in another file"
     if data.dtype.kind not in "biuf" or kind in ("AnnotationSeries", "IntervalSeries"):
         return _events(node, data, kind, options)
-    dims, order, note = _axes(name, node, data, kind, options)
+    ours = _ours(node, len(data.shape))
+    dims, order, note = (ours["dims"], None, {}) if ours else _axes(name, node, data, kind, options)
     if not dims:
         return str(note["reason"])
-    return _recording(name, node, data, kind, dims, order, note, options)
+    return _recording(name, node, data, kind, dims, order, {**note, **({OURS: ours} if ours else {})}, options)
 
 
 def _recording(
@@ -80,14 +110,21 @@ def _recording(
 ) -> Recording:
     n_time = data.shape[order[0] if order else 0]
     clock, keep, clock_note = _clock(node, n_time, options)
-    units, unit_note = _unit(name, data, kind)
-    array = _lazy(node, data, order, options)
+    ours = note.pop(OURS, {})
+    units, unit_note = (ours["units"], {"unit_from": OURS}) if ours else _unit(name, data, kind)
+    array = _lazy(node, data, order, options, VOLTS[units] if ours and kind == "ElectricalSeries" else 1.0)
     return Recording(
         data=array if keep is None else array[keep],
         dims=dims,
         coords=_coords(node, dims, array.shape, kind),
         units=units,
-        modality="calcium" if kind == "RoiResponseSeries" else "ephys" if kind == "ElectricalSeries" else "behaviour",
+        modality=ours["modality"]
+        if ours
+        else "calcium"
+        if kind == "RoiResponseSeries"
+        else "ephys"
+        if kind == "ElectricalSeries"
+        else "behaviour",
         meta={**options.meta, "description": str(attribute(node, "description", ""))},
         history=({"step": "read", "format": "nwb", "series": name, "type": kind, **note, **clock_note, **unit_note},),
         **clock,
@@ -118,6 +155,7 @@ def _roi_axes(
 ) -> tuple[tuple[str, ...], tuple[int, ...] | None, dict[str, Any]]:
     """Tell time from regions by the number of regions and of timestamps: some writers turned them round."""
     rois, times = inside(node, "rois"), inside(node, "timestamps")
+    rois = inside(node, "roi_names") if rois is None else rois  # NWB 1
     n_rois = rois.shape[0] if rois is not None and len(rois.shape) == 1 else None
     n_times = times.shape[0] if times is not None else None
     if len(shape) == 1 and n_rois in (None, 1):
@@ -196,9 +234,9 @@ def _unit(name: str, data: Any, kind: str) -> tuple[str, dict[str, Any]]:
     return known or ("F" if kind == "RoiResponseSeries" and pieces[0] == "fluorescence" else "a.u."), note
 
 
-def _lazy(node: Any, data: Any, order: tuple[int, ...] | None, options: Options) -> LazyArray:
-    """Return the numbers in the stated unit: data * conversion * channel conversion + offset."""
-    scale, offset = float(attribute(data, "conversion", 1.0)), float(attribute(data, "offset", 0.0) or 0.0)
+def _lazy(node: Any, data: Any, order: tuple[int, ...] | None, options: Options, unit: float) -> LazyArray:
+    """Return the numbers in the stated unit: (data * conversion * channel conversion + offset) / unit."""
+    scale, offset = float(attribute(data, "conversion", 1.0)) / unit, float(attribute(data, "offset", 0.0) or 0.0)
     if not (np.isfinite(scale) and np.isfinite(offset) and scale != 0):
         raise LoadError(explain(str(data.name), expected="a finite conversion", got=f"{scale} and offset {offset}"))
     extra: dict[str, Any] = {}
@@ -227,11 +265,30 @@ def _coords(node: Any, dims: tuple[str, ...], shape: torch.Size, kind: str) -> d
     if "unit" in dims or "channel" in dims:
         axis = "unit" if "unit" in dims else "channel"
         region = inside(node, "rois" if axis == "unit" else "electrodes")
-        found = {} if region is None else _rows(region, shape[dims.index(axis)])
+        length = shape[dims.index(axis)]
+        found = _names(node, length) if region is None else _rows(region, length)
+        if "id_text" in found:  # ids that NWB does not take as such
+            found["id"] = found.pop("id_text")
+        if axis == "channel" and "label" in found:
+            found["name"] = found["label"]
         return {axis: found} if found else {}
     if kind == "SpatialSeries" and dims == ("time", "feature") and shape[1] in _NAMES:
         return {"feature": {"name": np.asarray(_NAMES[shape[1]])}}
     return {}
+
+
+def _names(node: Any, length: int) -> dict[str, np.ndarray]:
+    """Return names of regions, and the ids of the cells that the Allen Institute gives, in files of NWB 1."""
+    names = inside(node, "roi_names")
+    if names is None or names.shape != (length,):
+        return {}
+    found = {"name": np.asarray(whole(names)).astype(str)}
+    for room in (node.parent, node.parent.parent):
+        ids = room.get("ImageSegmentation/cell_specimen_ids") if room is not None else None
+        if ids is not None and ids.shape == (length,):
+            found["id"] = whole(ids)
+            break
+    return found
 
 
 def _rows(region: Any, length: int) -> dict[str, np.ndarray]:
@@ -254,7 +311,7 @@ def _rows(region: Any, length: int) -> dict[str, np.ndarray]:
     if place is None and (plane := inside(target, "imaging_plane")) is not None:
         where = text(plane, "location")
         place = np.full(length, where) if where else None
-    return picked if place is None else {**picked, "area": place}
+    return picked if place is None or "area" in picked else {**picked, "area": place}
 
 
 def _events(node: Any, data: Any, kind: str, options: Options) -> Intervals | str:

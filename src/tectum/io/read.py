@@ -17,6 +17,22 @@ from .detect import reader_of
 READERS: dict[str, str] = {
     ".safetensors": "tectum.core.serialize:load",
     ".nwb": "tectum.io.nwb:read_nwb",
+    ".nii": "tectum.io.fmri.volumes:read_image",
+    ".nii.gz": "tectum.io.fmri.volumes:read_image",
+    ".img": "tectum.io.fmri.volumes:read_image",
+    ".mgh": "tectum.io.fmri.volumes:read_image",
+    ".mgz": "tectum.io.fmri.volumes:read_image",
+    ".dtseries.nii": "tectum.io.fmri.cifti:read_cifti",
+    ".ptseries.nii": "tectum.io.fmri.cifti:read_cifti",
+    ".dscalar.nii": "tectum.io.fmri.cifti:read_cifti",
+    ".pscalar.nii": "tectum.io.fmri.cifti:read_cifti",
+    ".dlabel.nii": "tectum.io.fmri.cifti:read_cifti",
+    ".gii": "tectum.io.fmri.surfaces:read_gifti",
+    ".gii.gz": "tectum.io.fmri.surfaces:read_gifti",
+    ".annot": "tectum.io.fmri.surfaces:read_annot",
+    "_desc-confounds_timeseries.tsv": "tectum.io.fmri.confounds:read_confounds",
+    "_desc-confounds_regressors.tsv": "tectum.io.fmri.confounds:read_confounds",
+    "_events.tsv": "tectum.io.fmri.events:read_bids_events",
 }
 
 

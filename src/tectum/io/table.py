@@ -1,4 +1,4 @@
-"""Plain arrays and tables whose meaning the caller states: NPY, NPZ, HDF5, MATLAB and CSV. Nothing is guessed."""
+"""Plain arrays and tables whose meaning the caller states: NPY, NPZ, HDF5, Zarr, MATLAB, CSV, Parquet; no guesses."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ from .detect import HDF5, magic
 from .events import Fix, frame_times, make_spikes
 from .files import npy_header, open_npy, reading
 from .hdf5 import inside, opened, source, whole
+from .mat_values import load
+from .mat_values import names as variables
+from .mat_values import numbers as as_numbers
+from .parquet import MAGIC, read_columns
+from .zarr_arrays import is_store, open_zarr
 
 LIMIT = 1 << 32  # bytes unpacked from an archive at once
 
@@ -46,15 +51,16 @@ def read_array(
     Parameters
     ----------
     path : path
-        ``.npy``, ``.npz``, HDF5, ``.mat`` (v4 to v7.3) or ``.csv`` with a header.
+        ``.npy``, ``.npz``, HDF5, a Zarr store, ``.mat`` (v4 to v7.3), ``.csv`` with a header, or Parquet.
     dims : sequence of str
         Name of each axis as stored (for ``.mat`` as MATLAB shows it; v7.3 files store axes reversed, which is undone).
     key : str, optional
-        Name of the array in the file; needed unless the format holds one only. Of a CSV all columns but ``times``.
+        Name of the array in the file; needed unless the format holds one only. Of a CSV or Parquet table all columns
+        but ``times``.
     rate, t0 : float
         Clock in Hz and s.
     times : str, optional
-        Name of the array, or CSV column, with the time of each sample in s, instead of a rate.
+        Name of the array, or column, with the time of each sample in s, instead of a rate.
     units : str, default "a.u."
         Physical unit.
     fix : {None, "sort", "drop"}
@@ -65,7 +71,7 @@ def read_array(
     Returns
     -------
     Recording
-        Lazy for ``.npy`` and HDF5.
+        Lazy for ``.npy``, HDF5 and Zarr.
 
     Raises
     ------
@@ -127,7 +133,7 @@ def read_events(
     path : path
         As for :func:`read_array`; not ``.npy``.
     time, unit : str
-        Names of the arrays. Units may be numbers or, in a CSV, text.
+        Names of the arrays. Units may be numbers or, in a CSV or Parquet table, text.
     rate : float, optional
         Given if the times are samples.
     support : (start, stop), optional
@@ -175,9 +181,14 @@ def _data(path: Path, key: str | None, times: str | None) -> tuple[Any, np.ndarr
     kind = _kind(path)
     if kind == "npy":
         return LazyArray(open_npy(path), dtype=_dtype(open_npy(path).dtype)), None
-    if kind == "csv":
-        columns = read_table(path)
+    if kind == "zarr":
+        stored = open_zarr(path, key)
+        return LazyArray(stored, dtype=_dtype(stored.dtype)), None
+    if kind in ("csv", "parquet"):
+        columns = read_table(path) if kind == "csv" else read_columns(path)
         names = [name for name in columns if name != times]
+        if not names:
+            raise LoadError(explain(str(path), expected="columns beside the times", got="none"))
         return torch.from_numpy(
             np.stack([_numeric(columns[n], n) for n in names], axis=1).astype(np.float32)
         ), np.asarray(names)
@@ -192,11 +203,11 @@ def _data(path: Path, key: str | None, times: str | None) -> tuple[Any, np.ndarr
 
 def _vector(path: Path, key: str, *, text: bool = False) -> np.ndarray:
     """Return a column as a vector; a matrix of one row or column is one."""
-    if _kind(path) == "csv":
-        columns = read_table(path)
+    if _kind(path) in ("csv", "parquet"):
+        columns = read_table(path) if _kind(path) == "csv" else read_columns(path)
         if key not in columns:
             raise InputError(explain("column", expected=f"one of {list(columns)}", got=repr(key)))
-        values = numbers(columns[key])
+        values = _parsed(columns[key])
         if values is None and not text:
             raise LoadError(explain(f"{path}:{key}", expected="a column of numbers", got="text"))
         return columns[key] if values is None else values
@@ -215,10 +226,16 @@ def _kind(path: Path) -> str:
         return "npy"
     if first.startswith(b"PK"):
         return "npz"
+    if first.startswith(MAGIC):
+        return "parquet"
+    if is_store(path):
+        return "zarr"
     name = path.suffix.lower()
     if name in (".csv", ".tsv", ".txt", ".mat"):
         return "mat" if name == ".mat" else "csv"
-    raise LoadError(explain(str(path), expected="NPY, NPZ, HDF5, MAT or CSV", got=f"first bytes {first!r}"))
+    raise LoadError(
+        explain(str(path), expected="NPY, NPZ, HDF5, Zarr, MAT, CSV or Parquet", got=f"first bytes {first!r}")
+    )
 
 
 def _array(path: Path, key: str | None) -> np.ndarray:
@@ -230,11 +247,14 @@ def _array(path: Path, key: str | None) -> np.ndarray:
             found = found.T if path.suffix.lower() == ".mat" else found
     elif kind == "npz":
         found = _from_zip(path, key)
+    elif kind == "zarr":
+        lazy = open_zarr(path, key)
+        if math.prod(lazy.shape) * lazy.dtype.itemsize > LIMIT:
+            raise LoadError(explain(f"{path}:{key}", expected=f"at most {LIMIT} bytes", got=f"shape {lazy.shape}"))
+        found = lazy[tuple(slice(None) for _ in lazy.shape)]
     elif kind == "mat":
-        from scipy.io import loadmat
-
-        content = {k: v for k, v in loadmat(path, variable_names=None if key is None else [key]).items() if k[0] != "_"}
-        found = np.asarray(_named(content, key, list(content)))
+        known = list(variables(path))
+        found = as_numbers(load(path, [_named({n: n for n in known}, key, known)]).popitem()[1], f"{path}:{key}")
     else:
         raise LoadError(explain(str(path), expected="a file of named arrays", got=kind))
     if found.dtype.kind not in "biuf":
@@ -273,8 +293,13 @@ def _named(content: Any, key: str | None, names: Sequence[str]) -> Any:
     return found
 
 
+def _parsed(column: np.ndarray) -> np.ndarray | None:
+    """Return a column as numbers, None if it holds text."""
+    return numbers(column) if column.dtype.kind == "U" else column
+
+
 def _numeric(column: np.ndarray, name: str) -> np.ndarray:
-    values = numbers(column)
+    values = _parsed(column)
     if values is None:
         raise LoadError(explain(name, expected="a column of numbers", got="text"))
     return values

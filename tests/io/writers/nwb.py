@@ -126,3 +126,65 @@ def write_plain(path: Path, **changes: Any) -> None:
         else:
             traces["starting_time"] = 1.0
             traces["starting_time"].attrs["rate"] = changes.get("rate", 10.0)
+
+
+def write_allen_ephys(path: Path) -> dict[str, np.ndarray]:
+    """Write units with the quality columns, the peak channels and the invalid times of the Allen Institute."""
+    rng = np.random.default_rng(0)
+    made = {
+        "isi_violations": rng.random(3),
+        "amplitude_cutoff": np.array([0.01, np.nan, 0.2]),
+        "presence_ratio": rng.random(3),
+        "peak_channel_id": np.array([850_000_12, 850_000_10, 850_000_12]),
+        "id": np.array([950_911_932, 950_911_986, 950_912_164]),
+    }
+    with h5py.File(path, "w") as file:
+        file.attrs["nwb_version"] = "2.2.2"
+        file["identifier"] = "715093703"
+        file["session_start_time"] = "2019-01-19T00:54:18-08:00"
+        units = file.create_group("units")
+        times = [np.sort(rng.uniform(0, 100, n)) for n in (40, 30, 50)]
+        made["times"] = np.concatenate(times)
+        units["spike_times"], units["spike_times_index"] = made["times"], np.cumsum([40, 30, 50])
+        for name in ("isi_violations", "amplitude_cutoff", "presence_ratio", "peak_channel_id", "id"):
+            units[name] = made[name]
+        units["waveform_mean"] = np.zeros((9, 82))
+        electrodes = file.create_group("general/extracellular_ephys/electrodes")
+        electrodes["id"] = np.array([850_000_10, 850_000_11, 850_000_12])
+        electrodes["location"] = ["VISp", "", "CA1"]
+        bad = file.create_group("intervals/invalid_times")
+        bad.attrs["neurodata_type"] = "TimeIntervals"
+        bad["id"], bad["start_time"], bad["stop_time"] = np.arange(2), np.array([10.0, 50.0]), np.array([12.0, 55.0])
+        bad["tags"], bad["tags_index"] = ["probeA", "probeA", "all_probes"], np.array([1, 3])
+        shown = file.create_group("intervals/gabors_presentations")
+        shown.attrs["neurodata_type"] = "TimeIntervals"
+        shown["id"], shown["start_time"], shown["stop_time"] = np.arange(3), np.arange(3.0), np.arange(3.0) + 0.25
+        shown["orientation"] = np.array([0.0, 45.0, np.nan])
+    return made
+
+
+def write_allen_ophys(path: Path) -> dict[str, np.ndarray]:
+    """Write a file of NWB 1 as the Brain Observatory gave it: (region, time), named ancestors, ids beside."""
+    rng = np.random.default_rng(0)
+    made = {"dff": rng.random((4, 60)).astype("f4"), "times": 8.0 + np.arange(60) / 30.0, "speed": rng.random(60)}
+    made["ids"] = np.array([517_473_350, 517_473_341, 517_473_313, 517_473_255])
+    room = "processing/brain_observatory_pipeline"
+    with h5py.File(path, "w") as file:
+        file["nwb_version"] = "NWB-1.0.5"
+        file["identifier"] = "510859641"
+        file["general/subject/subject_id"] = "222426"
+        for kind in ("DfOverF", "Fluorescence"):
+            series = file.create_group(f"{room}/{kind}/imaging_plane_1")
+            series.attrs["neurodata_type"] = "TimeSeries"
+            series.attrs["ancestry"] = np.array([b"TimeSeries", b"RoiResponseSeries"])
+            series["data"] = made["dff"]
+            series["data"].attrs.update({"conversion": 1.0, "unit": "dF/F" if kind == "DfOverF" else "Fluorescence"})
+            series["timestamps"], series["num_samples"] = made["times"], 60
+            series["roi_names"] = np.array([b"0", b"1", b"2", b"3"])
+        file[f"{room}/ImageSegmentation/cell_specimen_ids"] = made["ids"]
+        running = file.create_group(f"{room}/BehavioralTimeSeries/running_speed")
+        running.attrs["neurodata_type"] = "TimeSeries"
+        running.attrs["ancestry"] = np.array([b"TimeSeries"])
+        running["data"], running["timestamps"] = made["speed"], made["times"]
+        running["data"].attrs.update({"conversion": 1.0, "unit": "cm/s"})
+    return made

@@ -91,7 +91,7 @@ def write_alf(folder: Path, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def write_minian(path: Path, seed: int = 0, frame: np.ndarray | None = None) -> Any:
-    """Write three units over 20 frames as netCDF through xarray; axes are in another order for each array."""
+    """Write three units over 20 frames as netCDF or Zarr through xarray; axes are in another order for each array."""
     import xarray
 
     rng = np.random.default_rng(seed)
@@ -106,5 +106,11 @@ def write_minian(path: Path, seed: int = 0, frame: np.ndarray | None = None) -> 
         },
         coords=coords,
     )
-    made.to_netcdf(path, engine="h5netcdf")
+    if path.suffix == ".nc":
+        made.to_netcdf(path, engine="h5netcdf")
+    elif path.suffix == ".zarr":
+        made.to_zarr(path, mode="w", zarr_format=2, consolidated=False)
+    else:  # a store for each array, as Minian writes it
+        for name in made.data_vars:
+            made[[name]].to_zarr(path / f"{name}.zarr", mode="w", zarr_format=2, consolidated=False)
     return made

@@ -88,8 +88,9 @@ def read_bids(
     -------
     Recording or Session
         As :func:`tectum.io.eeg.read.read_eeg`, with the types of ``channels.tsv``, ``bad`` from its ``status``,
-        positions from ``electrodes.tsv`` in m, ``region`` and the other columns of both tables; the intervals "events" with all
-        columns of ``events.tsv`` and ``label`` from ``trial_type``; ``meta`` with the participant and the sidecar.
+        positions from ``electrodes.tsv`` in m, ``region`` and the other columns of both tables; the intervals
+        "events" with all columns of ``events.tsv`` and ``label`` from ``trial_type``; ``meta`` with the participant and
+        the sidecar.
 
     Raises
     ------

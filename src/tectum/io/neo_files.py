@@ -1,0 +1,91 @@
+"""Every file that neo reads, through neo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tectum.core.errors import InputError, LoadError, MissingExtraError, explain, nearest
+from tectum.core.session import Session
+
+from .files import reading
+
+#: Readers of neo that run what a file holds.
+UNSAFE = ("PickleIO",)
+
+
+def read_neo(
+    path: str | Path, *, io: str | None = None, subject: str = "", session: str = "", **options: Any
+) -> Session:
+    """Read a file or folder with neo.
+
+    Parameters
+    ----------
+    path : path
+        Anything that one of neo's classes reads.
+    io : str, optional
+        Name of the class, e.g. ``"BlackrockIO"``; default what neo picks by the suffix.
+    subject, session : str
+        Who and when.
+    **options
+        Passed to the class of neo.
+
+    Returns
+    -------
+    Session
+        As :func:`tectum.io.convert.from_neo` makes it: ``spikes``, signals, events and epochs under their names. All is
+        read into memory.
+
+    Raises
+    ------
+    LoadError
+        If neo cannot read it, or only by running what it holds.
+    InputError
+        If neo has no class of that name.
+    """
+    try:
+        from neo import io as classes
+    except ImportError as cause:
+        fix = "pip install tectum[ephys]"
+        raise MissingExtraError(explain(str(path), expected="neo", got="none installed", fix=fix)) from cause
+    from .convert.neo_blocks import from_neo
+
+    path = Path(path)
+    kind = _kind(classes, path, io)
+    with reading(path, f"what neo.io.{kind.__name__} reads"):
+        found = from_neo(_content(kind(**_place(kind, path), **options)), subject=subject, session=session)
+    parts = found if isinstance(found, Session) else {"part": found}
+    return Session(items_=dict(parts), meta={"format": "neo", "io": kind.__name__}, subject=subject, session=session)
+
+
+def _kind(classes: Any, path: Path, io: str | None) -> Any:
+    """Return the class that reads a path."""
+    known = {c.__name__: c for c in classes.iolist}
+    if io is not None and io not in known:
+        raise InputError(explain("io", expected="a class of neo.io", got=repr(io), fix=nearest(io, known)))
+    suffix = path.suffix.lower().lstrip(".")
+    names = [io] if io else [n for n, c in known.items() if suffix and suffix in {str(e).lower() for e in c.extensions}]
+    names = [n for n in names if n not in UNSAFE]
+    if not names:
+        got = f"suffix {path.suffix!r}" if io is None else f"{io}, which runs what a file holds"
+        raise LoadError(
+            explain(str(path), expected="a file that neo reads", got=got, fix="pass io= with a class of neo.io")
+        )
+    if len(names) > 1:
+        fix = f"pass io={names[0]!r}"
+        raise LoadError(explain(str(path), expected="one class of neo.io", got=", ".join(names), fix=fix))
+    return known[names[0]]
+
+
+def _place(kind: Any, path: Path) -> dict[str, str]:
+    """Return the argument that tells a class where to read."""
+    return {"dirname" if kind.mode == "dir" else "filename": str(path)}
+
+
+def _content(reader: Any) -> Any:
+    """Return the block of a file, or its segment where the format has no more."""
+    readable = {c.__name__ for c in reader.readable_objects}
+    found = reader.read_block(lazy=False) if "Block" in readable else reader.read_segment(lazy=False)
+    if found is None:
+        raise ValueError("neo found neither block nor segment")
+    return found

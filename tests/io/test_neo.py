@@ -1,0 +1,98 @@
+"""Files that neo reads: equality with neo, and clear words for what it cannot read or would run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from writers.mutate import survive
+
+import tectum
+from tectum.core.errors import InputError, LoadError, MissingExtraError, TectumWarning
+from tectum.io.neo_files import read_neo
+
+neo = pytest.importorskip("neo")
+pq = pytest.importorskip("quantities")
+
+
+def write(folder: Path) -> None:
+    """Write spike trains and a signal as text, which neo reads without further packages."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spikes.txt").write_text("0.5\t1.25\t3.0\n0.1\t2.0\n")
+    rows = np.arange(24.0).reshape(8, 3)
+    rows[:, 0] = np.arange(8) / 100
+    np.savetxt(folder / "signal.csv", rows, delimiter=",", header="t,a,b", comments="")
+
+
+def test_text_equals_neo(tmp_path: Path) -> None:
+    write(tmp_path)
+    found = tectum.read(tmp_path / "spikes.txt", format="neo", io="AsciiSpikeTrainIO", subject="m")
+    theirs = neo.io.AsciiSpikeTrainIO(str(tmp_path / "spikes.txt")).read_segment().spiketrains
+    assert found["spikes"].n_units == len(theirs) == 2
+    for ours, train in zip(found["spikes"].trains(), theirs, strict=True):
+        np.testing.assert_allclose(ours.numpy(), train.rescale("s").magnitude, rtol=0, atol=1e-9)
+    assert (found.subject, found.meta["io"]) == ("m", "AsciiSpikeTrainIO")
+    options = {"delimiter": ",", "usecols": (1, 2), "skiprows": 1, "sampling_rate": 100 * pq.Hz, "units": "mV"}
+    found = read_neo(tmp_path / "signal.csv", io="AsciiSignalIO", **options)
+    signals = [p for p in found.values() if isinstance(p, tectum.Recording)]
+    values = np.concatenate([s.values.numpy().reshape(8, -1) for s in signals], axis=1)
+    np.testing.assert_array_equal(values, np.arange(24.0).reshape(8, 3)[:, 1:])
+    assert {(s.units, s.rate) for s in signals} == {("mV", 100.0)}
+
+
+def test_neos_own_example(tmp_path: Path) -> None:
+    """The example reader of neo makes signals, spikes, events and epochs through the raw interface of most formats."""
+    (tmp_path / "x.fake").write_bytes(b"")
+    with pytest.warns(TectumWarning, match="unit 'pA' of signal .* is unknown and read as 'a.u.'"):
+        found = read_neo(tmp_path / "x.fake", io="ExampleIO")
+    theirs = neo.io.ExampleIO(str(tmp_path / "x.fake")).read_block()
+    segments = theirs.segments
+    assert {k.split("/")[0] for k in found} == {f"segment{k}" for k in range(len(segments))}
+    for k, segment in enumerate(segments):
+        for ours, train in zip(found[f"segment{k}/spikes"].trains(), segment.spiketrains, strict=True):
+            np.testing.assert_allclose(ours.numpy(), train.times.rescale("s").magnitude, rtol=0, atol=1e-9)
+        for signal in segment.analogsignals:
+            part = found[f"segment{k}/{signal.name}"]
+            np.testing.assert_array_equal(part.values.numpy(), signal.magnitude.astype(np.float32))
+            np.testing.assert_allclose(part.time, signal.times.rescale("s").magnitude, rtol=0, atol=1e-9)
+            assert part.units == {"pA": "a.u."}.get(word := str(signal.dimensionality), word)
+        for event in segment.events:
+            part = found[f"segment{k}/{event.name}"]
+            np.testing.assert_allclose(part.start, event.times.rescale("s").magnitude, rtol=0, atol=1e-9)
+            assert part.columns["label"].tolist() == event.labels.tolist()
+        for epoch in segment.epochs:
+            part = found[f"segment{k}/{epoch.name}"]
+            length = epoch.durations.rescale("s").magnitude
+            np.testing.assert_allclose(part.stop - part.start, length, rtol=0, atol=1e-9)
+
+
+def test_what_neo_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.qqq").write_bytes(b"x")
+    (tmp_path / "x.pkl").write_bytes(b"x")
+    (tmp_path / "x.txt").write_bytes(b"x")
+    with pytest.raises(LoadError, match=r"x\.qqq: expected a file that neo reads, got suffix '.qqq'; pass io="):
+        read_neo(tmp_path / "x.qqq")
+    with pytest.raises(LoadError, match="PickleIO, which runs what a file holds"):
+        read_neo(tmp_path / "x.pkl", io="PickleIO")
+    with pytest.raises(LoadError, match=r"a file that neo reads, got suffix '.pkl'"):
+        read_neo(tmp_path / "x.pkl")
+    with pytest.raises(LoadError, match=r"one class of neo.io, got .*AsciiSpikeTrainIO.*; pass io="):
+        read_neo(tmp_path / "x.txt")
+    with pytest.raises(InputError, match="a class of neo.io, got 'BlackrokIO'; did you mean 'BlackrockIO'"):
+        read_neo(tmp_path / "x.txt", io="BlackrokIO")
+    with pytest.raises(LoadError, match=r"x\.txt: expected what neo.io.AxonIO reads"):
+        read_neo(tmp_path / "x.txt", io="AxonIO")
+    import sys
+
+    monkeypatch.setitem(sys.modules, "neo", None)
+    with pytest.raises(MissingExtraError, match=r"pip install tectum\[ephys\]"):
+        read_neo(tmp_path / "x.txt")
+
+
+@pytest.mark.slow
+def test_damage(tmp_path: Path) -> None:
+    write(tmp_path / "s")
+    read = lambda p: read_neo(p, io="AsciiSpikeTrainIO")  # noqa: E731
+    count = survive(read, tmp_path / "s" / "spikes.txt", tmp_path / "work", n=300, fixed=())
+    assert count["refused"] > 40
