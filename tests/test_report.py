@@ -279,7 +279,7 @@ def test_figures_of_the_caller_stay_open() -> None:
     assert plt.get_fignums() == [mine.number]
 
 
-@pytest.mark.parametrize("item", [3, None, torch.zeros(3), {"a": 1}, [recording()]])
+@pytest.mark.parametrize("item", [3, None, torch.zeros(3), {"a": 1}, [3]])
 def test_what_is_not_for_a_report(item: Any) -> None:
     report = Report("A")
     with pytest.raises(InputError, match=r"Report.add: expected a container, .* got (int|NoneType|Tensor|dict|list)"):
@@ -380,6 +380,7 @@ def test_a_summary_of_objects() -> None:
     assert "one: trace" in several
     assert "\ntwo\n" in several
     assert "Recording: data" in str(tectum.summary((torch.zeros(4, 2), ("time", "unit"))))
+    assert "\nm1\n" in str(tectum.summary([recording(), SPIKES]))
     with pytest.raises(InputError, match="expected"):
         tectum.summary(3.0)
 

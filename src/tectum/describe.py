@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ def sections_of(item: Any, title: str = "") -> list[Section]:
 
     Parameters
     ----------
-    item : Recording, Spikes, Intervals, Graph, Session, mapping of these, Estimator, Result, Section or str
+    item : Recording, Spikes, Intervals, Graph, Session, mapping or list of these, Estimator, Result, Section or str
         What to describe.
     title : str, default ""
         Heading, or what stands before the headings of an item with several.
@@ -146,6 +146,14 @@ def _session(session: Session, title: str) -> list[Section]:
                     references=_cited(session))  # fmt: skip
     drawn = [(name, part) for name, part in session.items() if not isinstance(part, Intervals)]
     return [first, *(s for name, part in drawn for s in sections_of(part, f"{title}: {name}" if title else name))]
+
+
+def _several(items: Sequence[Any], title: str) -> list[Section]:
+    """Describe a list, each item under its session, subject or number."""
+    names = [getattr(x, "session", "") or getattr(x, "subject", "") or str(k + 1) for k, x in enumerate(items)]
+    return [
+        s for name, x in zip(names, items, strict=True) for s in sections_of(x, f"{title}: {name}" if title else name)
+    ]
 
 
 def _mapping(items: Mapping[str, Any], title: str) -> list[Section]:
@@ -288,4 +296,5 @@ _DESCRIBERS: tuple[tuple[Any, Callable[[Any, str], list[Section]]], ...] = (
     (Section, lambda section, title: [_prefixed(section, title)]),
     (str, lambda text, title: [Section(title=title or "Note", text=text)]),
     (Mapping, _mapping),
+    ((list, tuple), _several),
 )

@@ -172,7 +172,7 @@ def summary(source: Any, *, title: str = "", **options: Any) -> Summary:
 
 def _item(source: Any) -> Any:
     """Turn objects of other packages into containers; leave everything else."""
-    known = (Estimator, Result, Section, Mapping)
+    known = (Estimator, Result, Section, Mapping, list)
     return source if isinstance(source, known) else as_container(source, "summary")
 
 

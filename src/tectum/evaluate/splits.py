@@ -107,7 +107,7 @@ def block_folds(rec: Recording, folds: int, *, gap: float = 0.0) -> Iterator[Tim
     if not _is_whole(folds) or not 2 <= folds <= n or not isinstance(gap, Real) or not 0 <= gap < np.inf:
         expected = f"2 to {n} folds and gap >= 0 s"
         raise InputError(explain("block_folds", expected=expected, got=f"folds={folds!r}, gap={gap!r}"))
-    _check_reach(rec, gap)
+    check_reach(rec, gap)
     edges = _edges(rec)
     bounds = [float(edges[k * n // folds]) for k in range(folds + 1)]
     whole = Intervals.from_pairs([(bounds[0], bounds[-1])])
@@ -119,18 +119,18 @@ def block_folds(rec: Recording, folds: int, *, gap: float = 0.0) -> Iterator[Tim
         yield TimeFold(train, Intervals.from_pairs([(a, b)]))
 
 
-def _check_reach(rec: Recording, gap: float) -> None:
+def check_reach(rec: Recording, gap: float, where: str = "block_folds") -> None:
     """Demand a gap that no filter in the history crosses, from the test block or from training."""
     steps = {step["step"]: step["reach"] for step in rec.history if isinstance(step, dict) and "reach" in step}
     endless = [name for name, reach in steps.items() if reach == np.inf]
     if endless:
         fix = "split first, or leave the step to the model"
         got = f"{', '.join(endless)} of the whole recording"
-        raise InputError(explain("block_folds", expected="test samples that training has not seen", got=got, fix=fix))
+        raise InputError(explain(where, expected="test samples that training has not seen", got=got, fix=fix))
     need = 2 * sum(step["reach"] for step in rec.history if isinstance(step, dict) and "reach" in step)
     if gap < need * (1 - EDGE):
         expected = f"gap >= {need:g} s, twice the reach of {', '.join(steps)}"
-        raise InputError(explain("block_folds", expected=expected, got=f"gap={gap!r} s"))
+        raise InputError(explain(where, expected=expected, got=f"gap={gap!r} s"))
 
 
 def _edges(rec: Recording) -> Tensor:
