@@ -13,7 +13,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/start.md", "docs/howto/files.md", "docs/data/own.md", "docs/howto/comparison.md")
+PAGES = (
+    "README.md",
+    "docs/start.md",
+    "docs/howto/files.md",
+    "docs/data/own.md",
+    "docs/data/spikes.md",
+    "docs/data/calcium.md",
+    "docs/data/worm.md",
+    "docs/data/eeg.md",
+    "docs/howto/comparison.md",
+    "docs/data/fmri.md",
+    "docs/howto/bci.md",
+)
 SECONDS = 240  # far above what a page takes, because machines that test are busy
 MAKE = ("demo", "test", "check", "docs")
 

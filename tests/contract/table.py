@@ -21,10 +21,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 import tectum
 from tectum.core.errors import AxisError, ContractError, InputError, TectumError
+from tectum.models.torch_decoder import allow
 
 Verb = Callable[[Any, Any, Any], Any]
 
@@ -359,4 +361,168 @@ BI_CLUSTER = Row(
     syncs=4000,
 )  # fmt: skip
 
-TABLE = (DYNAMIC_CONNECTOME, HMM_GLM, BI_CLUSTER)
+# Decoders
+
+
+def trial_data(seed: int, n: int) -> list[Any]:
+    """Sessions of sixteen trials of two classes: the second has a stronger rhythm on two of four channels."""
+    draw, names, made = torch.Generator().manual_seed(seed), ["C3", "C4", "Cz", "Pz"], []
+    time, second = torch.arange(40) / 80.0, torch.arange(16) % 2 == 1
+    for k in range(n):
+        x = torch.randn(16, 4, 40, generator=draw)
+        phase = 2 * torch.pi * torch.rand(16, 1, 1, generator=draw)
+        x += torch.where(second, 2.0, 0.0)[:, None, None] * torch.tensor([1.0, 1.0, 0.0, 0.0])[:, None] * torch.sin(
+            2 * torch.pi * 12.0 * time + phase)  # fmt: skip
+        coords = {"channel": {"name": names}, "trial": {"hand": ["left", "right"] * 8}}
+        made.append(
+            tectum.Recording(data=20 * x, dims=("trial", "channel", "time"), rate=80.0, units="uV", coords=coords,
+                             subject="person", session=f"run{k}")
+        )  # fmt: skip
+    return made
+
+
+def trial_labels(seed: int, n: int) -> list[Any]:
+    """Labels of :func:`trial_data`."""
+    return [np.asarray(["left", "right"] * 8) for _ in range(n)]
+
+
+def _at_once(rec: Any) -> Any:
+    return rec.with_(data=rec.values.index_fill(1, torch.tensor([2]), 7.0))
+
+
+def _by_channel(*names: str) -> Callable[[Any], Any]:
+    return lambda rec: rec.with_(coords={**rec.coords, "channel": {"name": list(names)}})
+
+
+DECODER_VERBS: dict[str, Verb] = {
+    "predict": lambda model, x, y: model.predict(x),
+    "predict_proba": lambda model, x, y: model.predict_proba(x),
+    "decision_function": lambda model, x, y: model.decision_function(x),
+    "score": lambda model, x, y: model.score(x, y),
+    "adapt": lambda model, x, y: model.adapt(x, y, epochs=1).result_,
+    "forward_module": lambda model, x, y: {
+        k: v.to(model.result_.loss) for k, v in model.forward_module().state_dict().items()
+    },
+}
+DECODER_REFUSALS = (
+    Refusal(name="no trials", error=AxisError, says=r"trial.*got \('channel', 'time'\).*rec.windows",
+            spoil=_first(lambda rec: rec.isel(trial=0))),
+    Refusal(name="NaN", says="finite data, got NaN or infinity in channel Cz", spoil=_first(
+        lambda rec: rec.with_(data=rec.values.index_fill(1, torch.tensor([2]), torch.nan)))),
+    Refusal(name="flat channel", says="channels that vary, got constant channel Cz",
+            spoil=lambda data: [_at_once(rec) for rec in data]),
+    Refusal(name="masked samples", says="without masked samples", spoil=_first(
+        lambda rec: rec.with_(mask=(torch.arange(16) != 3)[:, None, None]))),
+    Refusal(name="other channels", error=ContractError, says="missing channel.*Fz",
+            spoil=lambda data: [_by_channel("C3", "C4", "Cz", "Fz")(data[0]), *data[1:]]),
+    Refusal(name="other rate", error=ContractError, says="rate 160.0 Hz.*resample",
+            spoil=lambda data: [*data[1:], data[0].with_(rate=160.0)]),
+    Refusal(name="fewer labels", says=r"target.*\[8, 16\] labels",
+            spoil=_first(lambda rec: rec.isel(trial=slice(0, 8)))),
+    Refusal(name="no such group", says="'trial'.*'blok'", params={"group": "blok"}),
+    Refusal(name="one group", says="validation.*two groups.*validation=0", params={"group": "subject"}),
+    Refusal(name="order of channels", verb="predict", error=ContractError, says=r"order.*rec.sel\(channel=",
+            spoil=lambda data: [_by_channel("C4", "C3", "Cz", "Pz")(rec) for rec in data]),
+    Refusal(name="another unit", verb="predict_proba", error=ContractError, says=r"rec.to_units\('uV'\)",
+            spoil=lambda data: [rec.to_units("V") for rec in data]),
+    Refusal(name="shorter windows", verb="score", error=ContractError, says="30 samples instead of 40",
+            spoil=lambda data: [rec.isel(time=slice(0, 30)) for rec in data]),
+)  # fmt: skip
+
+LIGHT_CNN = Row(
+    name="LightCNN",
+    params={"epochs": 3, "lr": 0.01, "batch_size": 8, "dropout": 0.0},
+    data=trial_data,
+    target=trial_labels,
+    n=2,
+    verbs=DECODER_VERBS,
+    kinds=frozenset({"training", "confusion", "filters", "activation"}),
+    search={"kernel": [3, 11]},
+    refuses=(*DECODER_REFUSALS, Refusal(name="even kernel", says="LightCNN.kernel.*odd", params={"kernel": 4})),
+    syncs=29,
+)
+
+DU_IN = Row(
+    name="DuIN",
+    params={"patch": 0.125, "steps": 5, "features": 4, "filters": 8, "sources": 4, "depth": 1, "decoder_depth": 1,
+            "heads": 2, "head_width": 4, "hidden": 16, "dropout": 0.0, "n_codes": 8, "code_width": 4, "window": 0.5,
+            "codes_epochs": 10, "masked_epochs": 2, "epochs": 3, "batch_size": 8, "pretrain_batch": 8,
+            "pretrain_lr": 2e-3, "quantiser_warmup": 0.8, "lr": 5e-3},
+    data=trial_data,
+    target=trial_labels,
+    n=2,
+    verbs={
+        **DECODER_VERBS,
+        "encode": lambda model, x, y: model.encode(x),
+        "reconstruct": lambda model, x, y: model.reconstruct(x),
+        "attention": lambda model, x, y: model.attention(x),
+        "compare": lambda model, x, y: model.compare(x, y),
+    },
+    rich={"baselines": ("power",), "select": 3, "select_epochs": 2},
+    kinds=frozenset({"training", "confusion", "stages", "masked", "codebook", "codes", "code_by_label",
+                     "reconstruction", "channels", "compared"}),
+    search={"depth": [1, 2]},
+    refuses=(
+        *DECODER_REFUSALS,
+        Refusal(name="patch that is no whole number of steps", says="DuIN.patch.*multiple of 5 samples.*9.6 samples",
+                params={"patch": 0.12}),
+        Refusal(name="odd length", says="whole patches, got T=36 samples with patches of W=10.*30 and 40.*crop=True",
+                spoil=lambda data: [rec.isel(time=slice(0, 36)) for rec in data]),
+        Refusal(name="odd length", verb="encode", says="DuIN.encode.*T=36 samples with patches of W=10",
+                spoil=lambda data: [rec.isel(time=slice(0, 36)) for rec in data]),
+        Refusal(name="stranger", verb="predict", says="a subject of the fit, got 'other'.*known subjects: person",
+                spoil=lambda data: [rec.with_(subject="other") for rec in data]),
+        Refusal(name="unknown regions", says="'region'", params={"regions": ("STG",)}),
+        Refusal(name="regions of text", says="DuIN.regions.*sequence of names", params={"regions": "STG"}),
+        Refusal(name="unknown baseline", says="DuIN.baselines.*power", params={"baselines": ("svm",)}),
+        Refusal(name="baselines of text", says="DuIN.baselines", params={"baselines": "power"}),
+        Refusal(name="nothing to train", says="DuIN.until.*pretrain='none'",
+                params={"pretrain": "none", "until": "codes"}),
+        Refusal(name="odd tokens", says="DuIN.features.*even", params={"features": 3}),
+    ),
+    syncs=400,
+    rtol=1e-3,
+    atol=1e-4,
+)  # fmt: skip
+
+
+class TinyNet(torch.nn.Module):
+    """A network of a user, of braindecode's signature."""
+
+    def __init__(self, n_chans: int, n_outputs: int, n_times: int, sfreq: float, width: int = 3) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv1d(n_chans, width, 5, padding=2, bias=False)
+        self.norm = torch.nn.BatchNorm1d(width)
+        self.final_layer = torch.nn.Linear(width, n_outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (batch, channel, time) to logits."""
+        found: torch.Tensor = self.final_layer(self.norm(self.conv(x)).square().mean(2))
+        return found
+
+
+allow(TinyNet)
+
+TORCH_DECODER = Row(
+    name="TorchDecoder",
+    params={"module": "TinyNet", "epochs": 3, "lr": 0.01, "batch_size": 8},
+    data=trial_data,
+    target=trial_labels,
+    n=2,
+    verbs=DECODER_VERBS,
+    kinds=frozenset({"training", "confusion"}),
+    search={"options": [{"width": 2}, {"width": 4}]},
+    refuses=(
+        *DECODER_REFUSALS,
+        Refusal(name="no module", says="TorchDecoder.module.*torch module", params={"module": None}),
+        Refusal(name="a number", says="TorchDecoder.module.*torch module.*got 3", params={"module": 3}),
+        Refusal(name="a name alone", says="TorchDecoder.module.*'EEGNet' alone.*allow", params={"module": "EEGNet"}),
+        Refusal(name="options of none", says="TorchDecoder.options", params={"options": 3}),
+        Refusal(name="options it has not", says="TorchDecoder.module.*widht", params={"options": {"widht": 3}}),
+        Refusal(name="too many outputs", says=r"output of shape \(2, 2\), got \(2, 7\)",
+                params={"options": {"n_outputs": 7}}),
+    ),
+    syncs=31,
+)  # fmt: skip
+
+TABLE = (DYNAMIC_CONNECTOME, HMM_GLM, BI_CLUSTER, LIGHT_CNN, DU_IN, TORCH_DECODER)

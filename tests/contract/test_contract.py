@@ -32,9 +32,15 @@ from tectum.core.params import KEY
 # The table is complete
 
 
+def _is_base(cls: type[Any]) -> bool:
+    """Tell whether a class leaves methods for subclasses to write."""
+    return any(getattr(method, "__isabstractmethod__", False) for _, method in inspect.getmembers(cls))
+
+
 def _public_estimators() -> list[str]:
     found = {name: getattr(tectum, name) for name in tectum.__all__}
-    return [name for name, value in found.items() if isinstance(value, type) and issubclass(value, Estimator)]
+    classes = {name: value for name, value in found.items() if isinstance(value, type)}
+    return [name for name, value in classes.items() if issubclass(value, Estimator) and not _is_base(value)]
 
 
 def _below(base: type[Any]) -> Iterator[type[Any]]:

@@ -1,0 +1,257 @@
+"""The networks of Du-IN: a shared encoder, and what each of the three stages puts on it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...nn.attention import EncoderBlock, shrink_by_depth, sinusoid, start_linear
+from ...nn.conv import PatchDecoder, PatchEncoder
+from ...nn.masking import hide, of_hidden_pass, twice
+from ...nn.subject import SubjectLinear
+from ...nn.vq import VectorQuantiser
+
+
+class Sizes(NamedTuple):
+    """Sizes of the networks; the defaults are the published ones."""
+
+    n_channels: int = 10  #: of the subject with most
+    n_subjects: int = 1
+    patch: int = 100  #: samples of a token
+    stride: int = 10  #: samples of a step inside a token
+    sources: int = 16
+    filters: int = 128
+    features: int = 16  #: of a step inside a token
+    depth: int = 8
+    decoder_depth: int = 4
+    heads: int = 8
+    head_width: int = 64
+    hidden: int = 320
+    dropout: float = 0.2
+    activation: str | None = None
+    n_codes: int = 2048
+    code_width: int = 64
+    decay: float = 0.99
+    head_hidden: int = 128
+
+    @property
+    def width(self) -> int:
+        """Numbers in a token."""
+        return self.patch // self.stride * self.features
+
+
+class Reconstruction(NamedTuple):
+    """What the first stage makes of a batch."""
+
+    signal: Tensor  #: (batch, channel, time)
+    codes: Tensor  #: (batch, token) int64
+    unit: Tensor  #: (batch, token, code_width)
+    commitment: Tensor  #: ()
+
+
+def blocks(sizes: Sizes, depth: int) -> nn.ModuleList:
+    """Make encoder blocks whose weights start as published."""
+    made = nn.ModuleList(
+        EncoderBlock(sizes.width, heads=sizes.heads, head_width=sizes.head_width, hidden=sizes.hidden,
+                     dropout=sizes.dropout)
+        for _ in range(depth)
+    )  # fmt: skip
+    start_linear(made)
+    shrink_by_depth(made)
+    return made
+
+
+def positioned(tokens: Tensor) -> Tensor:
+    """Add the position code to tokens (batch, token, width)."""
+    return tokens + sinusoid(tokens.shape[1], tokens.shape[2], device=tokens.device, dtype=tokens.dtype)
+
+
+class Encoder(nn.Module):
+    """Channels to sources, patches to tokens, tokens among each other."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.subject = SubjectLinear(sizes.n_subjects, sizes.n_channels, sizes.sources)
+        self.tokenizer = PatchEncoder(sizes.sources, sizes.filters, sizes.features, patch=sizes.patch,
+                                      stride=sizes.stride, activation=sizes.activation)  # fmt: skip
+        self.blocks = blocks(sizes, sizes.depth)
+
+    def tokens(self, x: Tensor, subject: Tensor | None = None) -> Tensor:
+        """Return the token of every patch of (batch, channel, time), by itself: (batch, token, width)."""
+        found: Tensor = self.tokenizer(self.subject(x.transpose(1, 2), subject))
+        return found
+
+    def mixed(self, tokens: Tensor) -> Tensor:
+        """Let tokens (batch, token, width) see each other."""
+        tokens = positioned(tokens)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
+
+    def forward(self, x: Tensor, subject: Tensor | None = None) -> Tensor:
+        """Map (batch, channel, time) to (batch, token, width)."""
+        return self.mixed(self.tokens(x, subject))
+
+    def attention(self, x: Tensor, subject: Tensor | None = None) -> Tensor:
+        """Return the attention of every block: (batch, block, head, token, token)."""
+        tokens, found = positioned(self.tokens(x, subject)), []
+        for block in self.blocks:
+            found.append(block.attention.weights(tokens))  # type: ignore[union-attr, operator]
+            tokens = block(tokens)
+        return torch.stack(found, 1)
+
+
+class VQVAE(nn.Module):
+    """Stage 1: encode, quantise, and reconstruct the signal."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.encoder = Encoder(sizes)
+        self.quantiser = VectorQuantiser(sizes.width, n_codes=sizes.n_codes, code_width=sizes.code_width,
+                                         decay=sizes.decay)  # fmt: skip
+        self.blocks = blocks(sizes, sizes.decoder_depth)
+        self.decoder = PatchDecoder(sizes.width, sizes.filters, sizes.sources, patch=sizes.patch, stride=sizes.stride)
+        self.channels = SubjectLinear(sizes.n_subjects, sizes.sources, sizes.n_channels)
+        start_linear(self.quantiser)
+        start_linear(self.decoder.mix)
+
+    def codes(self, x: Tensor, subject: Tensor | None = None) -> Tensor:
+        """Return the code of every token: (batch, token) int64."""
+        return self.quantiser.encode(self.encoder(x, subject))
+
+    def forward(
+        self, x: Tensor, subject: Tensor | None = None, *, phase: str = "move", picks: Tensor | None = None
+    ) -> Reconstruction:
+        """Reconstruct (batch, channel, time); ``phase`` and ``picks`` are those of the quantiser."""
+        found = self.quantiser(self.encoder(x, subject), phase=phase, picks=picks)
+        tokens = positioned(found.out)
+        for block in self.blocks:
+            tokens = block(tokens)
+        signal = self.channels(self.decoder(tokens), subject).transpose(1, 2)
+        return Reconstruction(signal, found.codes, found.unit, found.commitment)
+
+
+class MaskedModel(nn.Module):
+    """Stage 2: tell the codes of hidden tokens from the others."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.encoder = Encoder(sizes)
+        self.mask = nn.Parameter(torch.empty(sizes.width))
+        nn.init.trunc_normal_(self.mask, std=0.02, a=-0.04, b=0.04)
+        self.head = nn.Linear(sizes.width, sizes.n_codes)
+        start_linear(self.head)
+
+    def forward(self, x: Tensor, hidden: Tensor, subject: Tensor | None = None) -> Tensor:
+        """Return the logits (batch, token, code) of every token from the pass that hid it.
+
+        The passes with the mask ``hidden`` (batch, token) and with its complement are one batch; tokens of patches do
+        not depend on the mask and are computed once.
+        """
+        tokens = self.encoder.tokens(x, subject)
+        both = hide(tokens.repeat(2, 1, 1), twice(hidden), self.mask)
+        logits: Tensor = self.head(of_hidden_pass(self.encoder.mixed(both), hidden))
+        return logits
+
+
+class Classifier(nn.Module):
+    """Stage 3: classes of whole windows."""
+
+    def __init__(self, sizes: Sizes, n_tokens: int, n_classes: int, *, quantised: bool = False) -> None:
+        super().__init__()
+        self.encoder = Encoder(sizes)
+        self.quantiser = None
+        if quantised:
+            self.quantiser = VectorQuantiser(sizes.width, n_codes=sizes.n_codes, code_width=sizes.code_width,
+                                             decay=sizes.decay)  # fmt: skip
+        self.head = nn.Sequential(
+            nn.Linear(n_tokens * sizes.width, sizes.head_hidden), nn.ReLU(), nn.Linear(sizes.head_hidden, n_classes)
+        )
+        start_linear(self.head)
+
+    def forward(self, x: Tensor, subject: Tensor | None = None) -> Tensor:
+        """Map (batch, channel, time) to logits (batch, class)."""
+        tokens = self.encoder(x, subject)
+        if self.quantiser is not None:
+            tokens = self.quantiser(tokens).out
+        logits: Tensor = self.head(tokens.flatten(1))
+        return logits
+
+
+class TokenClassifier(nn.Module):
+    """Stage 3 with one label a token (phonemes): the same head at every token."""
+
+    def __init__(self, sizes: Sizes, n_classes: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(sizes)
+        self.head = nn.Sequential(
+            nn.Linear(sizes.width, sizes.head_hidden), nn.ReLU(), nn.Linear(sizes.head_hidden, n_classes)
+        )
+        start_linear(self.head)
+
+    def forward(self, x: Tensor, subject: Tensor | None = None) -> Tensor:
+        """Map (batch, channel, time) to logits (batch, token, class)."""
+        logits: Tensor = self.head(self.encoder(x, subject))
+        return logits
+
+
+class Prepared(nn.Module):
+    """A fitted network for one subject that takes raw channels: selection and normalisation are inside.
+
+    Parameters
+    ----------
+    body : nn.Module
+        Takes the channels used, standardised.
+    keep, centre, scale : Tensor, shape (channel,)
+        Positions of the channels used, and the normaliser.
+    n_times : int, optional
+        Samples used, from the start of a window.
+    clamp : float, optional
+        Largest absolute value after normalisation.
+    sigmoid : bool, default False
+        Whether the body was trained through a sigmoid; its logarithm is the logit then.
+    """
+
+    keep: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, body: nn.Module, keep: Tensor, centre: Tensor, scale: Tensor, *, n_times: int | None = None,
+        clamp: float | None = None, sigmoid: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.body, self.n_times, self.clamp, self.sigmoid = body, n_times, clamp, sigmoid
+        for name, value in {"keep": keep, "centre": centre[:, None], "scale": scale[:, None]}.items():
+            self.register_buffer(name, value)
+
+    def standard(self, x: Tensor, *, whole: bool = False) -> Tensor:
+        """Choose channels and normalise (batch, channel, time); with ``whole`` of any length."""
+        x = (x.index_select(1, self.keep) - self.centre) / self.scale
+        x = x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+        return x if whole or self.n_times is None else x[:, :, : self.n_times]
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Map (batch, channel, time) to what the first stage makes of the channels used, in their units."""
+        signal: Tensor = self.body(self.standard(x, whole=True)).signal
+        return signal * self.scale + self.centre
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channel, time) in the units of the recording to logits (batch, class)."""
+        logits: Tensor = self.body(self.standard(x))
+        return nn.functional.logsigmoid(logits) if self.sigmoid else logits
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of trainable parameters.
+
+    Examples
+    --------
+    >>> count_parameters(VQVAE(Sizes())), count_parameters(MaskedModel(Sizes()))
+    (5801386, 3890304)
+    >>> count_parameters(Classifier(Sizes(), n_tokens=30, n_classes=61))
+    4182813
+    """
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
