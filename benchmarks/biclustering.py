@@ -46,7 +46,7 @@ def seconds_per_sweep(n_chains: int, n_units: int, n_time: int, *, n_sweeps: int
     """Median time of a sweep after a warm-up."""
     data, hyper, _ = world(n_units, n_time)
     with torch.no_grad():
-        state: State = initial_state(n_chains, data, hyper, generator(0))[0]
+        state: State = initial_state(n_chains, data, hyper, generator(0))
         times = []
         for n in range(n_sweeps + 5):
             began = time.perf_counter()

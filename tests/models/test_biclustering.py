@@ -197,6 +197,87 @@ def test_prior_partitions_have_their_law() -> None:
     assert abs(float(one) - exact) < 4 * math.sqrt(exact * (1 - exact) / n)
 
 
+def test_fresh_dynamics_law_interpolates_densities() -> None:
+    """Half way between two laws the log density is the mean of theirs, up to a constant."""
+    from tectum.models.biclustering.annealed import between, tame_law
+    from tectum.stats.conjugate import inverse_wishart_log_prob, matrix_normal_log_prob
+
+    prior = _hyper(4).regression
+    start = tame_law(prior, 20.0)
+    middle = between(start, prior, 0.5)
+    draw = generator(10)
+
+    def density(law: Any, b: Tensor, q: Tensor) -> Tensor:
+        rows = matrix_normal_log_prob(b, mean=law.mean, row_covariance=q, precision=law.precision)
+        return rows + inverse_wishart_log_prob(q, dof=law.dof, scale=law.scale)
+
+    gaps = []
+    for _ in range(4):
+        root = torch.randn(2, 2, generator=draw, dtype=DOUBLE)
+        b, q = torch.randn(2, 3, generator=draw, dtype=DOUBLE), root @ root.mT + 0.1 * torch.eye(2, dtype=DOUBLE)
+        gaps.append(density(middle, b, q) - 0.5 * (density(start, b, q) + density(prior, b, q)))
+    torch.testing.assert_close(torch.stack(gaps), gaps[0].expand(4))
+
+
+def test_divergence_of_laws_is_that_of_simulation() -> None:
+    from tectum.models.biclustering.annealed import tame_law
+    from tectum.models.biclustering.evidence import divergence
+    from tectum.stats.conjugate import inverse_wishart_log_prob, matrix_normal_log_prob, sample_regression
+
+    prior = _hyper(4).regression
+    law = tame_law(prior, 20.0)
+    n = 20_000
+    wide = type(law)(*(x.expand(n, *x.shape) for x in law))
+    b, q = sample_regression(wide, generator(11))
+
+    def density(one: Any) -> Tensor:
+        rows = matrix_normal_log_prob(b, mean=one.mean, row_covariance=q, precision=one.precision)
+        return rows + inverse_wishart_log_prob(q, dof=one.dof, scale=one.scale)
+
+    gap = density(law) - density(prior)
+    assert abs(float((gap.mean() - divergence(law, prior)) / (gap.std() / n**0.5))) < 4
+
+
+def test_expected_path_prior_is_the_prior_where_dynamics_are_known() -> None:
+    """A law with very many degrees of freedom is a point: the quadratic form is the log density of the path."""
+    from tectum.models.biclustering.evidence import path_prior, quadratic
+
+    matrix, noise, starts, states, _ = _random_steps()
+    sure = 1e9
+    law = _hyper(4).regression._replace(
+        mean=matrix[0], precision=sure * torch.eye(3, dtype=DOUBLE).expand(1, 2, 3, 3),
+        dof=torch.full((1, 2), sure, dtype=DOUBLE), scale=sure * noise[0],
+    )  # fmt: skip
+    path = torch.randn(1, 6, 2, generator=generator(12), dtype=DOUBLE)
+    tables = make_tables(matrix, noise)
+    each = step_log_prob(path.unsqueeze(0), tables, starts)[0, 0]
+    exact = each.gather(-1, torch.where(starts, 2, states[0]).unsqueeze(-1)).sum() + 6 * math.log(2 * math.pi)
+    torch.testing.assert_close(quadratic(path, path_prior(law, states, starts))[0], exact, atol=1e-4, rtol=1e-5)
+
+
+def test_dirichlet_process_partitions_have_their_law() -> None:
+    """The weak limit with many slots: two units share a cluster with probability 1 / (1 + concentration), nearly."""
+    given = {"alpha": 5.0, "gamma": 5.0, "kappa": 10.0, "r_shape": 1.0, "r_rate": 1.0, "zeta": 0.4}
+    hyper = make_hyper(2, n_factors=1, n_states=1, n_slots=400, poisson=False, like=torch.zeros((), dtype=DOUBLE),
+                       dirichlet_process=2.0, **given)  # fmt: skip
+    one = float(torch.exp(hyper.log_blocks[1] + math.lgamma(2 + 2 / 400) - math.lgamma(2 / 400)))
+    assert abs(one - 1 / 3) < 0.005
+    labels = sample_prior_labels(torch.zeros(20_000, 2, dtype=DOUBLE), hyper, generator(13))
+    assert abs(float((labels[:, 0] == labels[:, 1]).double().mean()) - one) < 0.015
+
+
+def test_blocks_of_bins_can_be_hidden() -> None:
+    from tectum.models.biclustering.fitting import hidden_places
+
+    seen = torch.ones(50, 400, dtype=torch.bool)
+    seen[3] = False
+    hidden = hidden_places(seen, 0.2, 20, generator(14))
+    assert 0.15 < float(hidden.double().mean()) < 0.25
+    assert not bool(hidden[3].any())
+    runs = (hidden[:, 1:] != hidden[:, :-1]).sum() / 2
+    assert float(hidden.sum() / runs) > 18  # neighbouring blocks may join, edges cut
+
+
 # Inputs
 
 
@@ -408,6 +489,15 @@ def test_held_out_entries_are_not_seen() -> None:
     assert torch.equal(first.rate, second.rate)
     assert torch.equal(first.held_out_log_prob.isnan(), first.observed)
     assert first.score_held_out != second.score_held_out
+
+
+def test_options_of_priors_and_point_estimates_run() -> None:
+    rec = _counts()
+    found = _quiet_fit(rec, dirichlet_process=1.0, max_clusters=5, point="vi", held_out=0.2, held_out_bins=5).result_
+    assert int(found.n_clusters.max()) <= 5
+    assert found.held_out_log_prob is not None
+    with pytest.raises(InputError, match="BiCluster.*point"):
+        tectum.BiCluster(**TINY, point="mode").fit(rec)
 
 
 def test_replicates_look_like_the_data() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tectum.core.random import generator, spawn
+from tectum.models.biclustering import annealed
 from tectum.models.biclustering import sweep as blocks
 from tectum.models.biclustering.model import (
     Data,
@@ -145,6 +146,41 @@ def test_whole_sweep_leaves_the_joint_law_alone(world: dict[str, bool]) -> None:
     scores = _z_scores([blocks.sweep], n_chains=800, n_sweeps=25, **world)
     print({k: round(z, 2) for k, z in scores.items()})
     assert max(abs(z) for z in scores.values()) < _bound(3 * len(scores)), scores
+
+
+def _exchange(s: State, d: Data, h: Hyper, g: torch.Generator) -> State:
+    """Splits and merges; proposals depend on the counts (pairs) and on which units a cluster has (halves)."""
+    rows = d.counts.clamp(max=5) - d.counts.clamp(max=5).mean(-1, keepdim=True)
+    rows = rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-9)
+    weight = torch.tensor([1.0, 2.5, 4.3], dtype=rows.dtype)
+    guide = annealed.Guide(
+        (rows @ rows.mT).square(),
+        lambda whole: 2 * torch.sin(weight * (1 + whole.to(rows.dtype) @ weight.exp().unsqueeze(-1))),
+    )
+    state, moved = annealed.split_or_merge(s, d, h, g, guide=guide, steps=12)
+    MOVED.append(float(moved.double().mean()))
+    return state
+
+
+MOVED: list[float] = []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [{}, {"covariates": True}, {"poisson": True}], ids=["nb", "covariates", "poisson"])
+def test_splits_and_merges_leave_the_joint_law_alone(world: dict[str, bool]) -> None:
+    MOVED.clear()
+    scores = _z_scores([_exchange], n_chains=600, n_sweeps=8, **world)
+    print({k: round(z, 2) for k, z in scores.items()}, MOVED)
+    assert max(abs(z) for z in scores.values()) < _bound(3 * len(scores)), scores
+    assert sum(MOVED) / len(MOVED) > 0.03  # moves that are never accepted pass every test
+
+
+@pytest.mark.slow
+def test_a_wrong_ratio_of_splits_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = annealed._log_ratio
+    monkeypatch.setattr(annealed, "_log_ratio", lambda *args: right(*args) + 0.9)
+    scores = _z_scores([_exchange], n_chains=800, n_sweeps=8)
+    assert abs(scores["clusters"]) > _bound(len(scores)), scores
 
 
 def _biased_dispersion(s: State, d: Data, h: Hyper, g: torch.Generator) -> State:

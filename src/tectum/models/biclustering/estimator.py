@@ -51,6 +51,8 @@ class BiCluster(Estimator[BiClusterResult]):
         Name of intervals at which paths and states start anew; bins outside them are left out.
     zeta : float, default 0.2
         P(K = k) is zeta (1 - zeta)^(k - 1) for K clusters; 0.415 means P(K <= 3) = 0.8.
+    dirichlet_process : float, optional
+        Concentration of a Dirichlet process (weak limit, ``max_clusters``) in place of the mixture of finite mixtures.
     alpha, gamma : float, default 5
         Concentrations of the sticky HDP.
     kappa : float, default 10
@@ -63,12 +65,19 @@ class BiCluster(Estimator[BiClusterResult]):
         Sweeps before the first draw; clusters are split and merged by evidence in its first part.
     draws : int, default 1000
         Draws of each chain.
+    exchange_every : int, default 50
+        Sweeps after burn-in between two attempts to split or merge whole clusters, exact but dear; 0 for none.
     thin : int, default 1
         Sweeps for each draw.
     snapshots : int, default 25
         Whole draws (with paths and dynamics) kept of each chain.
     held_out : float, default 0
         Share of entries hidden at random and scored.
+    held_out_bins : int, default 1
+        Bins that are hidden together in a unit; 20 hides contiguous blocks.
+    point : {"pear", "binder", "vi"}, default "pear"
+        Loss whose posterior expectation the reported partitions minimise: minus adjusted Rand index, Binder's, or
+        variation of information.
     drop_silent : bool, default False
         Drop units without a count instead of refusing them.
     warn_unconverged : bool, default True
@@ -103,6 +112,7 @@ class BiCluster(Estimator[BiClusterResult]):
     bin: float | None = param(None, float, low=0, open_low=True)
     epochs: str | None = param(None, str)
     zeta: float = param(0.2, float, low=0, high=1 - 1e-9, open_low=True)
+    dirichlet_process: float | None = param(None, float, low=0, open_low=True)
     alpha: float = param(5.0, float, low=0, open_low=True)
     gamma: float = param(5.0, float, low=0, open_low=True)
     kappa: float = param(10.0, float, low=0)
@@ -111,9 +121,12 @@ class BiCluster(Estimator[BiClusterResult]):
     chains: int = param(4, int, low=1)
     burn: int = param(500, int, low=0)
     draws: int = param(1000, int, low=1)
+    exchange_every: int = param(50, int, low=0)
     thin: int = param(1, int, low=1)
     snapshots: int = param(25, int, low=1)
     held_out: float = param(0.0, float, low=0, high=0.9)
+    held_out_bins: int = param(1, int, low=1)
+    point: str = param("pear", options=("pear", "binder", "vi"))
     drop_silent: bool = param(False, bool)
     warn_unconverged: bool = param(True, bool)
     memory: float = param(8.0, float, low=0, open_low=True)

@@ -62,9 +62,7 @@ def prepare(model: BiCluster, data: tuple[Any, ...], run: Run) -> Prepared:
     _refuse_too_large(model, n_units, n_time)
     dtype = highest_precision(run.device)
     observed, counts = found.observed[kept], found.counts[kept]
-    places = (
-        torch.rand(observed.shape, generator=generator(spawn(run.seed, "hide")), dtype=torch.float64) < model.held_out
-    ) & observed
+    places = hidden_places(observed, model.held_out, model.held_out_bins, generator(spawn(run.seed, "hide")))
     offset = found.offset if len(found.offset) == 1 else found.offset[kept]
     tensors = make_data(
         counts.to(run.device, dtype), (observed & ~places).to(run.device), starts=found.starts.to(run.device),
@@ -73,6 +71,15 @@ def prepare(model: BiCluster, data: tuple[Any, ...], run: Run) -> Prepared:
     )  # fmt: skip
     held = places.flatten().nonzero().flatten().to(run.device)
     return Prepared(tensors, hyper_of(model, n_units, tensors.counts), counts.to(run.device, dtype), held, found, kept)
+
+
+def hidden_places(observed: Tensor, share: float, length: int, draw: torch.Generator) -> Tensor:
+    """Choose observed entries to hide: (unit, time) bool; each unit's time is cut into blocks at a place of its own."""
+    n_units, n_time = observed.shape
+    offset = torch.randint(length, (n_units, 1), generator=draw) if length > 1 else torch.zeros(n_units, 1).long()
+    block = (torch.arange(n_time) + offset) // length
+    coin = torch.rand(n_units, -(-n_time // length) + (length > 1), generator=draw, dtype=torch.float64)
+    return (coin.gather(1, block) < share) & observed
 
 
 def _refuse_too_large(model: BiCluster, n_units: int, n_time: int) -> None:
@@ -98,15 +105,16 @@ def hyper_of(model: BiCluster, n_units: int | None = None, like: Tensor | None =
         n_units, n_factors=model.n_factors, n_states=model.max_states, n_slots=model.max_clusters, zeta=model.zeta,
         alpha=float(model.alpha), gamma=float(model.gamma), kappa=float(model.kappa), r_shape=float(model.r_shape),
         r_rate=float(model.r_rate), poisson=model.likelihood == "poisson", like=like,
+        dirichlet_process=model.dirichlet_process,
     )  # fmt: skip
 
 
 def sample_chains(model: BiCluster, made: Prepared, data: tuple[Any, ...], run: Run) -> tuple[BiClusterResult, bool]:
     """Start, run and describe the chains."""
     tensors, hyper = made.data, made.hyper
-    state, walk = initial_state(model.chains, tensors, hyper, generator(spawn(run.seed, "start")))
-    plan = Plan(model.burn, model.draws, model.thin, min(model.snapshots, model.draws), run.seed, walk, made.held,
-                made.counts, run.dtype)  # fmt: skip
+    state = initial_state(model.chains, tensors, hyper, generator(spawn(run.seed, "start")))
+    plan = Plan(model.burn, model.draws, model.thin, min(model.snapshots, model.draws), run.seed, made.held,
+                made.counts, run.dtype, model.exchange_every)  # fmt: skip
     keeper = None
     if run.checkpoint is not None:
         config = {**{k: v for k, v in model.get_params().items() if k != "device"},
@@ -117,7 +125,7 @@ def sample_chains(model: BiCluster, made: Prepared, data: tuple[Any, ...], run: 
         burn=model.burn, thin=model.thin, record=make_record(tensors, hyper, plan), seed=run.seed, device=run.device,
         checkpoint=keeper, description="BiCluster",
     )  # fmt: skip
-    evidence = evidence_of_chains(out.state.state, tensors, hyper, walk=walk)
+    evidence = evidence_of_chains(out.state.state, tensors, hyper)
     return _describe(model, made, out.draws, out.state, evidence, plan, run)
 
 
@@ -139,7 +147,7 @@ def _describe(
     facts["step_draw"] = torch.tensor(snapshot_draws(plan), device=run.device)
     points: dict[str, Any] = point_partitions(draws["labels"][used].flatten(0, 1).long(),
                               draws["states"][used].flatten(0, 1).long(), n_slots=model.max_clusters,
-                              n_states=model.max_states)  # fmt: skip
+                              n_states=model.max_states, loss=model.point)  # fmt: skip
     bare = BiClusterResult(
         coords=_coords(model, made), dt=made.gathered.dt, likelihood=model.likelihood, best_chain=best, agree=passed,
         evidence=evidence, rhat=rhat, ess=ess, **_empty(model, made), **points, **facts,

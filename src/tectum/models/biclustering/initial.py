@@ -10,37 +10,28 @@ from torch import Tensor
 from ...stats.clustering import kmeans
 from ...stats.distributions import sample_uniform
 from ...stats.mixtures import partition_log_prob
+from .evidence import fit_groups
 from .labels import Components, compact
 from .model import POISSON_DISPERSION, Data, Hyper, State, cluster_sizes, membership
-from .modes import (
-    WALK_VARIANCES,
-    Mode,
-    first_path,
-    fit_mode,
-    log_rates,
-    random_walk,
-    smooth_in_time,
-    spectral_embedding,
-    unit_affinity,
-)
+from .modes import smooth_in_time, spectral_embedding, unit_affinity
 from .paths import sample_dynamics, sample_prior_dynamics
-from .splits import disjoint, merge_log_prior, pairs_of, path_bonus, solve
+from .splits import disjoint, halve, merge_log_prior, pairs_of
 from .sweep import update_transitions
 
 FIRST_R = 5.0
-FIRST_PARTS = (12, 9, 7)  # of the candidates of a chain; a group of p factors has p + 1 eigenvectors
-ROUNDS = 12
-CROSS_ROUNDS = 4
+FIRST_PARTS = (5, 4, 3, 7, 2, 9)  # of chains in turn; a group of p factors has p + 1 eigenvectors
+CROSS_ROUNDS, SEARCH_ROUNDS = 4, 3
+AS_GOOD = 10.0  # nats
 WINDOW = 15  # bins over which the energy of paths is averaged
 
 
-def initial_state(n_chains: int, data: Data, hyper: Hyper, generator: torch.Generator) -> tuple[State, float]:
+def initial_state(n_chains: int, data: Data, hyper: Hyper, generator: torch.Generator) -> State:
     """Start the chains.
 
     Parameters
     ----------
     n_chains : int
-        Chains; each starts from the best of three candidates of its own.
+        Chains; they start from the best of some searches, or from several where these are about as good.
     data, hyper
         Counts and constants.
     generator : torch.Generator
@@ -48,24 +39,19 @@ def initial_state(n_chains: int, data: Data, hyper: Hyper, generator: torch.Gene
 
     Returns
     -------
-    tuple of State and float
-        The start, and the variance of a random walk that suits the paths.
+    State
     """
     n_units, n_time = data.counts.shape
     most = min(hyper.n_slots, n_units)
-    wanted = [min(parts, most) for _ in range(n_chains) for parts in FIRST_PARTS]
-    like, many = data.observed.new_zeros(n_chains, n_units), data.observed.new_zeros(len(wanted), n_units)
-    width = max(wanted)
-    log_r = first_log_r(many, hyper)
+    wanted = [min(FIRST_PARTS[c % len(FIRST_PARTS)], most) for c in range(max(len(FIRST_PARTS), n_chains))]
+    like, width = data.observed.new_zeros(n_chains, n_units), max(wanted)
     labels = spectral_labels(data, torch.tensor(wanted, device=like.device), width, generator)
-    walk = choose_walk(membership(labels[:1], width, like=like)[0], log_r[:1], data, hyper)
-    labels = agglomerate(labels, width, log_r, data, hyper, walk=walk)
-    labels, path = cross_fit(labels, width, log_r, data, hyper, generator, walk=walk)
-    member = membership(labels, width, like=like)  # (candidate, cluster, unit)
-    mode = solve(member.flatten(0, 1), log_r.repeat_interleave(width, 0), data, hyper, walk=walk, path=path,
-                 rounds=ROUNDS)  # fmt: skip
-    mode, labels, member = best_starts(mode, labels, member, n_chains, data, hyper)
+    labels = search(labels, width, first_log_r(like[:1], hyper).expand(len(wanted), -1), data, hyper, generator)
+    labels = labels[torch.arange(n_chains, device=labels.device) % len(labels)]
     log_r = first_log_r(like, hyper)
+    member = membership(labels, width, like=like)  # (chain, cluster, unit)
+    none = labels.new_zeros(n_chains * width, n_time)
+    mode = fit_groups(member.flatten(0, 1), log_r.repeat_interleave(width, 0), none, data, hyper).mode
     path = mode.path.unflatten(0, (n_chains, width))
     chains, units = torch.arange(n_chains, device=like.device).unsqueeze(-1), torch.arange(n_units, device=like.device)
     beta = mode.beta.unflatten(0, (n_chains, width))[chains, labels, units]
@@ -79,22 +65,7 @@ def initial_state(n_chains: int, data: Data, hyper: Hyper, generator: torch.Gene
     blank = like.new_zeros(n_chains, hyper.n_slots, n_time, hyper.n_factors + 1)
     state = State(labels, beta, log_r, blank, states, matrix, noise, log_pi, log_base, like.new_zeros(n_chains, 5))
     state = compact(state, Components(path, *drawn, torch.zeros_like(path[..., 0, 0])), labels)
-    return update_transitions(state, data, hyper, generator), walk
-
-
-def best_starts(
-    mode: Mode, labels: Tensor, member: Tensor, n_chains: int, data: Data, hyper: Hyper
-) -> tuple[Mode, Tensor, Tensor]:
-    """Keep the candidate of most evidence of every chain."""
-    n_candidates, width = member.shape[:2]
-    sizes = member.sum(-1)
-    scores = torch.where(sizes > 0, mode.score.unflatten(0, (n_candidates, width)), 0.0).sum(-1)
-    scores = scores + partition_log_prob(sizes.long(), hyper.partition) + path_bonus(data, hyper) * (sizes > 0).sum(-1)
-    each = n_candidates // n_chains
-    first = each * torch.arange(n_chains, device=labels.device)
-    chosen = first + scores.unflatten(0, (n_chains, each)).argmax(-1)
-    kept = (x.unflatten(0, (n_candidates, width))[chosen].flatten(0, 1) for x in mode)
-    return Mode(*kept), labels[chosen], member[chosen]
+    return update_transitions(state, data, hyper, generator)
 
 
 def first_log_r(like: Tensor, hyper: Hyper) -> Tensor:
@@ -102,72 +73,8 @@ def first_log_r(like: Tensor, hyper: Hyper) -> Tensor:
     return torch.full_like(like, math.log(POISSON_DISPERSION if hyper.poisson else FIRST_R))
 
 
-def choose_walk(members: Tensor, log_r: Tensor, data: Data, hyper: Hyper) -> float:
-    """Choose how fast paths may move: the variance of a random walk under which a first partition is most evident."""
-    scores = [float(solve(members, log_r.expand(len(members), -1), data, hyper, walk=v).score.sum())
-              for v in WALK_VARIANCES]  # fmt: skip
-    return WALK_VARIANCES[scores.index(max(scores))]
-
-
-def agglomerate(labels: Tensor, width: int, log_r: Tensor, data: Data, hyper: Hyper, *, walk: float) -> Tensor:
-    """Merge parts while the evidence of two together, under a random walk, exceeds that of the two apart.
-
-    Parameters
-    ----------
-    labels : Tensor
-        (chain, unit).
-    width : int
-        Clusters.
-    log_r : Tensor
-        (chain, unit).
-    data, hyper
-        Counts and constants.
-    walk : float
-        Variance of a step of the paths' prior.
-
-    Returns
-    -------
-    Tensor
-        (chain, unit).
-    """
-    known: dict[tuple[int, ...], float] = {}
-    for _ in range(width):
-        member = membership(labels, width, like=log_r)
-        chain, pair = pairs_of(cluster_sizes(labels, width))
-        if len(chain) == 0:
-            break
-        large, small = member[chain, pair[0]], member[chain, pair[1]]
-        scores = _remembered(torch.cat([large + small, large, small]), log_r[chain].repeat(3, 1), data, hyper, walk,
-                             known)  # fmt: skip
-        together, one, other = scores.chunk(3)
-        gain = together - one - other + merge_log_prior(labels, chain, pair, width, data, hyper)
-        chosen = disjoint(gain, chain, pair)
-        if not chosen:
-            break
-        labels = labels.clone()
-        for k in chosen:
-            labels[chain[k], small[k] > 0] = pair[0, k]
-    return labels
-
-
-def _remembered(
-    groups: Tensor, log_r: Tensor, data: Data, hyper: Hyper, walk: float, known: dict[tuple[int, ...], float]
-) -> Tensor:
-    """Score groups (problem, unit) of units, each different one only once (all dispersions are equal here)."""
-    names = [tuple(row) for row in groups.long().tolist()]
-    new = list(dict.fromkeys(name for name in names if name not in known))
-    if new:
-        rows = [names.index(name) for name in new]
-        known.update(zip(new, solve(groups[rows], log_r[rows], data, hyper, walk=walk).score.tolist(), strict=True))
-    return groups.new_tensor([known[name] for name in names])
-
-
-def cross_fit(
-    labels: Tensor, width: int, log_r: Tensor, data: Data, hyper: Hyper, generator: torch.Generator, *, walk: float
-) -> tuple[Tensor, Tensor]:
-    """Refine a partition: paths are fitted to a random half of the units, and the other half choose among them.
-
-    No unit sees a path that it helped to fit, so that clusters that predict nobody else die out.
+def search(labels: Tensor, width: int, log_r: Tensor, data: Data, hyper: Hyper, generator: torch.Generator) -> Tensor:
+    """Search for partitions of much evidence: merge, let units choose, split, several times; keep the best.
 
     Parameters
     ----------
@@ -181,27 +88,173 @@ def cross_fit(
         Counts and constants.
     generator : torch.Generator
         A CPU generator.
-    walk : float
-        Variance of a step of the paths' prior.
 
     Returns
     -------
-    tuple of Tensor
-        (chain, unit) labels and (chain * cluster, time, q) paths.
+    Tensor
+        (start, unit) labels, the best first, none much worse than it.
     """
-    like, wide = log_r, log_r.repeat_interleave(width, 0)
-    path = first_path(membership(labels, width, like=like).flatten(0, 1), log_rates(data), hyper.n_factors)
-    steps = random_walk(path, data.starts, walk)
-    for _ in range(CROSS_ROUNDS):
-        half = sample_uniform(like, generator) < 0.5
-        used = (membership(labels, width, like=like) * half.unsqueeze(1)).flatten(0, 1)
-        found = fit_mode(used, path, steps, data=data, poisson=hyper.poisson, rounds=4, log_r=wide, centre=True)
-        path = found.path
-        scores = found.evidence.unflatten(0, (len(labels), width))  # (chain, cluster, unit)
-        sizes = used.sum(-1).unflatten(0, (len(labels), width))
-        scores = scores + (sizes + 0.5).log().unsqueeze(-1)
-        labels = torch.where(half, labels, scores.argmax(1))
-    return labels, path
+    affinity = unit_affinity(data)
+    known: dict[tuple[int, ...], float] = {}
+    labels = agglomerate(labels, width, log_r, data, hyper, known)
+    best, highest = labels, total_evidence(labels, width, log_r, data, hyper, known)
+    tried: set[tuple[int, ...]] = set()
+    for n in range(SEARCH_ROUNDS):
+        before = labels
+        labels = choose_again(labels, width, log_r, data, hyper, generator if n == 0 else None)
+        labels = agglomerate(labels, width, log_r, data, hyper, known)
+        labels = part(labels, width, log_r, data, hyper, known, affinity, tried)
+        found = total_evidence(labels, width, log_r, data, hyper, known)
+        best = torch.where((found > highest).unsqueeze(-1), labels, best)
+        highest = torch.maximum(found, highest)
+        if bool((membership(labels, width, like=log_r) == membership(before, width, like=log_r)).all()):
+            break
+    best = agglomerate(best, width, log_r, data, hyper, known)
+    found = total_evidence(best, width, log_r, data, hyper, known)
+    order = found.argsort(descending=True)
+    return best[order[found[order] >= found.max() - AS_GOOD]]
+
+
+def total_evidence(
+    labels: Tensor, width: int, log_r: Tensor, data: Data, hyper: Hyper, known: dict[tuple[int, ...], float]
+) -> Tensor:
+    """Evidence of whole partitions under one state, prior included: (chain,)."""
+    member = membership(labels, width, like=log_r)
+    sizes = member.sum(-1)
+    chain, owner = (sizes > 0).nonzero(as_tuple=True)
+    scores = _remembered(member[chain, owner], log_r[chain], data, hyper, known)
+    return partition_log_prob(sizes.long(), hyper.partition).index_add(0, chain, scores)
+
+
+def part(
+    labels: Tensor, width: int, log_r: Tensor, data: Data, hyper: Hyper, known: dict[tuple[int, ...], float],
+    affinity: Tensor, tried: set[tuple[int, ...]],
+) -> Tensor:  # fmt: skip
+    """Part every cluster in two where that gains evidence; none is tried twice."""
+    member = membership(labels, width, like=log_r)
+    sizes = member.sum(-1)
+    chain, owner = (sizes >= 4).nonzero(as_tuple=True)
+    names = [tuple(row) for row in member[chain, owner].long().tolist()]
+    new = torch.tensor([name not in tried for name in names], dtype=torch.bool, device=labels.device)
+    chain, owner = chain[new], owner[new]
+    tried.update(names)
+    if len(chain) == 0:
+        return labels
+    whole, inverse = member[chain, owner].unique(dim=0, return_inverse=True)
+    none = torch.zeros(len(whole), data.counts.shape[1], dtype=torch.int64, device=labels.device)
+    halves, _ = halve(whole, log_r[:1].expand(len(whole), -1), none, data, hyper, affinity)
+    left, right = halves[:, inverse]
+    labels, sizes = labels.clone(), sizes.long()
+    scores = _remembered(torch.cat([whole[inverse], left, right]), log_r[chain].repeat(3, 1), data, hyper, known)
+    together, one, other = scores.tolist()[: len(chain)], *scores[len(chain) :].reshape(2, -1).tolist()
+    for k, (c, j) in enumerate(zip(chain.tolist(), owner.tolist(), strict=True)):
+        free = (sizes[c] == 0).nonzero().flatten()
+        n = int(right[k].sum())
+        if len(free) == 0 or n == 0 or n == int(sizes[c, j]):
+            continue
+        parted = sizes[c].clone()
+        parted[j], parted[free[0]] = sizes[c, j] - n, n
+        prior = partition_log_prob(parted, hyper.partition) - partition_log_prob(sizes[c], hyper.partition)
+        if one[k] + other[k] - together[k] + float(prior) > 0:
+            labels[c, right[k] > 0] = free[0]
+            sizes[c] = parted
+    return labels
+
+
+def agglomerate(
+    labels: Tensor, width: int, log_r: Tensor, data: Data, hyper: Hyper, known: dict[tuple[int, ...], float]
+) -> Tensor:
+    """Merge parts while the evidence of two together exceeds that of the two apart, under one state.
+
+    Parameters
+    ----------
+    labels : Tensor
+        (chain, unit).
+    width : int
+        Clusters.
+    log_r : Tensor
+        (chain, unit).
+    data, hyper
+        Counts and constants.
+    known : dict
+        Evidence of groups that were scored already; added to.
+
+    Returns
+    -------
+    Tensor
+        (chain, unit).
+    """
+    for _ in range(width):
+        member = membership(labels, width, like=log_r)
+        chain, pair = pairs_of(cluster_sizes(labels, width))
+        if len(chain) == 0:
+            break
+        large, small = member[chain, pair[0]], member[chain, pair[1]]
+        scores = _remembered(torch.cat([large + small, large, small]), log_r[chain].repeat(3, 1), data, hyper, known)
+        together, one, other = scores.chunk(3)
+        gain = together - one - other + merge_log_prior(labels, chain, pair, width, hyper)
+        chosen = disjoint(gain, chain, pair)
+        if not chosen:
+            break
+        labels = labels.clone()
+        for k in chosen:
+            labels[chain[k], small[k] > 0] = pair[0, k]
+    return labels
+
+
+def _remembered(groups: Tensor, log_r: Tensor, data: Data, hyper: Hyper, known: dict[tuple[int, ...], float]) -> Tensor:
+    """Score groups (problem, unit) of units, each different one only once (all dispersions are equal here)."""
+    names = [tuple(row) for row in groups.long().tolist()]
+    new = list(dict.fromkeys(name for name in names if name not in known))
+    if new:
+        rows = [names.index(name) for name in new]
+        none = torch.zeros(len(rows), data.counts.shape[1], dtype=torch.int64, device=groups.device)
+        found = fit_groups(groups[rows], log_r[rows], none, data, hyper, everyone=False)
+        known.update(zip(new, found.mode.score.tolist(), strict=True))
+    return groups.new_tensor([known[name] for name in names])
+
+
+def choose_again(
+    labels: Tensor, width: int, log_r: Tensor, data: Data, hyper: Hyper, generator: torch.Generator | None
+) -> Tensor:
+    """Refine a partition: paths are fitted, and units choose among them.
+
+    With a generator, paths are fitted to a random half of the units and the other half choose, four times: no unit sees
+    a path that it helped to fit, so that clusters that predict nobody else die out. Without, all units fit and choose.
+
+    Parameters
+    ----------
+    labels : Tensor
+        (chain, unit).
+    width : int
+        Clusters.
+    log_r : Tensor
+        (chain, unit).
+    data, hyper
+        Counts and constants.
+    generator : torch.Generator or None
+        A CPU generator.
+
+    Returns
+    -------
+    Tensor
+        (chain, unit) labels.
+    """
+    n_chains = len(labels)
+    for _ in range(1 if generator is None else CROSS_ROUNDS):
+        kept = (
+            torch.zeros_like(log_r, dtype=torch.bool) if generator is None else sample_uniform(log_r, generator) < 0.5
+        )
+        used = membership(labels, width, like=log_r)
+        if generator is not None:
+            used = used * kept.unsqueeze(1)  # (chain, cluster, unit)
+        chain, owner = (used.sum(-1) > 0).nonzero(as_tuple=True)
+        none = labels.new_zeros(len(chain), data.counts.shape[1])
+        found = fit_groups(used[chain, owner], log_r[chain], none, data, hyper, rounds=4)
+        scores = torch.full((n_chains, width, labels.shape[1]), -torch.inf, dtype=log_r.dtype, device=log_r.device)
+        scores[chain, owner] = found.mode.evidence + (used[chain, owner].sum(-1, keepdim=True) + 0.5).log()
+        labels = torch.where(kept, labels, scores.argmax(1))
+    return labels
 
 
 def spectral_labels(data: Data, n_clusters: Tensor, width: int, generator: torch.Generator) -> Tensor:

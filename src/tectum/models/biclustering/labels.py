@@ -80,10 +80,9 @@ def _laplace(path: Tensor, log_r: Tensor, data: Data, poisson: bool, steps: int,
     outer = (features.unsqueeze(-1) * features.unsqueeze(-2)).flatten(-2)
     eye = torch.eye(n_coefficients, dtype=path.dtype, device=path.device)
     # (chain, cluster, unit, time); for Poisson counts the dispersion plays no part
-    base = path[..., 0].unsqueeze(-2) + data.offset - (0 if poisson else 1) * log_r[:, None, :, None]
-    total = (data.counts + log_r.exp().unsqueeze(-1)) * data.observed
-    total = data.observed if poisson else total.unsqueeze(1)
-    counts = data.counts.unsqueeze(-3)
+    base = path[..., 0].unsqueeze(-2) + data.offset.unsqueeze(-3) - (0 if poisson else 1) * log_r[:, None, :, None]
+    counts, seen = data.counts.unsqueeze(-3), data.observed.unsqueeze(-3)
+    total = seen if poisson else (counts + log_r.exp()[:, None, :, None]) * seen
 
     def precision(weights: Tensor) -> Tensor:
         found: Tensor = (weights @ outer).unflatten(-1, (n_coefficients, n_coefficients)) + eye
@@ -93,7 +92,7 @@ def _laplace(path: Tensor, log_r: Tensor, data: Data, poisson: bool, steps: int,
         rate = counts + 0.5
         guess = rate.log()
         r = log_r.exp()[:, None, :, None]
-        weights = data.observed * (rate if poisson else r * rate / (r + rate))
+        weights = seen * (rate if poisson else r * rate / (r + rate))
         level = guess if poisson else guess - log_r[:, None, :, None]
         working = weights * (level - base)
         return _solve(precision(weights.expand_as(base)), working @ features)
@@ -112,6 +111,41 @@ def _laplace(path: Tensor, log_r: Tensor, data: Data, poisson: bool, steps: int,
     good = evidence.isfinite() & (failed == 0)
     root = torch.where(good[..., None, None], root, eye)
     return Laplace(torch.where(good.unsqueeze(-1), beta, 0.0), root, torch.where(good, evidence, -torch.inf))
+
+
+def newton_step(beta: Tensor, path: Tensor, log_r: Tensor, data: Data, *, poisson: bool) -> tuple[Tensor, Tensor]:
+    """Take one Newton step for (d, c, w) of every unit in one cluster a problem.
+
+    Parameters
+    ----------
+    beta : Tensor
+        (problem, unit, P).
+    path : Tensor
+        (problem, time, q).
+    log_r : Tensor
+        (problem, unit).
+    data : Data
+        Counts.
+    poisson : bool
+        Whether counts are Poisson.
+
+    Returns
+    -------
+    tuple of Tensor
+        (problem, unit, P) and the Cholesky factor of the precision before the step.
+    """
+    features = design(path, data)
+    n = features.shape[-1]
+    outer = (features.unsqueeze(-1) * features.unsqueeze(-2)).flatten(-2)
+    base = path[..., :1].mT + data.offset - (0 if poisson else 1) * log_r.unsqueeze(-1)
+    total = data.observed if poisson else (data.counts + log_r.exp().unsqueeze(-1)) * data.observed
+    mean, weights = _moments(beta, features, base, total, poisson)
+    eye = torch.eye(n, dtype=path.dtype, device=path.device)
+    root, failed = torch.linalg.cholesky_ex((weights @ outer).unflatten(-1, (n, n)) + eye)
+    gradient = (data.counts * data.observed - mean) @ features - beta
+    step = torch.cholesky_solve(gradient.unsqueeze(-1), root).squeeze(-1)
+    good = (failed == 0) & step.isfinite().all(-1)
+    return beta + torch.where(good.unsqueeze(-1), step, 0.0), torch.where(good[..., None, None], root, eye)
 
 
 def _solve(precision: Tensor, linear: Tensor) -> Tensor:

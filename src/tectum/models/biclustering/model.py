@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...stats.conjugate import MatrixNormalInverseWishart, inverse_wishart_log_prob, matrix_normal_log_prob
 from ...stats.distributions import negative_binomial_log_prob, poisson_log_prob
-from ...stats.hdp import StickyTransitions, sticky_log_prob
+from ...stats.hdp import transition_counts
 from ...stats.mixtures import PartitionPrior, geometric_log_prior, partition_log_prob
 
 POISSON_DISPERSION = 100.0  # of the negative binomial that proposes for Poisson counts
@@ -107,6 +107,7 @@ def make_hyper(
     poisson: bool,
     like: Tensor,
     concentration: float = 1.0,
+    dirichlet_process: float | None = None,
 ) -> Hyper:
     """Build the constants of the model.
 
@@ -128,6 +129,9 @@ def make_hyper(
         Gives dtype and device.
     concentration : float
         Dirichlet parameter of the cluster weights.
+    dirichlet_process : float or None
+        Concentration of a Dirichlet process in place of the mixture of finite mixtures: its weak limit, ``n_slots``
+        clusters with weights Dir(concentration / n_slots).
 
     Returns
     -------
@@ -141,11 +145,16 @@ def make_hyper(
         torch.full((), q + 2.0, dtype=like.dtype, device=like.device),
         0.01 * eye,
     )
-    terms = _component_terms(n_units, n_slots, zeta, concentration, like)  # (occupied + 1, component)
+    number = _component_prior(n_slots, zeta, like)
+    if dirichlet_process is not None:
+        concentration = dirichlet_process / n_slots
+        number = torch.full_like(number, -torch.inf)
+        number[-1] = 0.0
+    terms = _component_terms(n_units, number, concentration)  # (occupied + 1, component)
     return Hyper(
         n_factors, n_states, n_slots, alpha, gamma, kappa, r_shape, r_rate, concentration, poisson, prior,
         torch.log_softmax(terms, dim=-1).nan_to_num(nan=-torch.inf), torch.logsumexp(terms, dim=-1),
-        _component_prior(n_slots, zeta, like),
+        number,
     )  # fmt: skip
 
 
@@ -154,11 +163,11 @@ def _component_prior(n_slots: int, zeta: float, like: Tensor) -> Tensor:
     return torch.log_softmax(geometric_log_prior(zeta, n_slots, like=like), dim=-1)
 
 
-def _component_terms(n_units: int, n_slots: int, zeta: float, g: float, like: Tensor) -> Tensor:
+def _component_terms(n_units: int, prior: Tensor, g: float) -> Tensor:
     """Log of K!/(K-t)! Gamma(gK)/Gamma(gK+n) p(K) for t = 0..n_slots and K = 1..n_slots; -inf at t = 0 or t > K."""
-    k = torch.arange(1, n_slots + 1, dtype=like.dtype, device=like.device)
-    t = torch.arange(n_slots + 1, dtype=like.dtype, device=like.device).unsqueeze(-1)
-    prior = _component_prior(n_slots, zeta, like)
+    n_slots = len(prior)
+    k = torch.arange(1, n_slots + 1, dtype=prior.dtype, device=prior.device)
+    t = torch.arange(n_slots + 1, dtype=prior.dtype, device=prior.device).unsqueeze(-1)
     falling = torch.lgamma(k + 1) - torch.lgamma((k - t).clamp(min=0) + 1)
     terms = falling + torch.lgamma(g * k) - torch.lgamma(g * k + n_units) + prior
     return torch.where((k >= t) & (t > 0), terms, -torch.inf)
@@ -255,7 +264,9 @@ def entry_log_prob(eta: Tensor, log_r: Tensor, data: Data, *, poisson: bool) -> 
 
 
 def log_joint(state: State, data: Data, hyper: Hyper) -> Tensor:
-    """Log joint density of counts and everything unknown, up to the constant of the truncation of every cluster.
+    """Log joint density of counts, paths, dynamics, states and clusters, up to the truncation's constant.
+
+    The transition matrix is integrated out; base weights are given (densities of weights near 0 are huge).
 
     Parameters
     ----------
@@ -280,7 +291,11 @@ def log_joint(state: State, data: Data, hyper: Hyper) -> Tensor:
     if not hyper.poisson:
         gamma = torch.distributions.Gamma(hyper.r_shape, hyper.r_rate, validate_args=False)
         total = total + (gamma.log_prob(state.log_r.exp().cpu()).to(total.device)).sum(-1)
-    return total + _dynamics_log_prob(state, data, hyper, sizes) + _states_log_prob(state, data, hyper)
+    return (
+        total
+        + _dynamics_log_prob(state, data, hyper, sizes)
+        + states_log_prob(state.states, data, hyper, state.log_base)
+    )
 
 
 def _dynamics_log_prob(state: State, data: Data, hyper: Hyper, sizes: Tensor) -> Tensor:
@@ -299,12 +314,13 @@ def _dynamics_log_prob(state: State, data: Data, hyper: Hyper, sizes: Tensor) ->
     return torch.where(sizes > 0, paths + priors.sum(-1), 0.0).sum(-1)
 
 
-def _states_log_prob(state: State, data: Data, hyper: Hyper) -> Tensor:
-    """Log density of states and of their transition law: (chain,)."""
-    if hyper.n_states == 1:
-        return torch.zeros_like(state.log_base[:, 0])
-    pair = state.states[:, :-1] * hyper.n_states + state.states[:, 1:]
-    steps = torch.where(data.starts[1:], 0.0, state.log_pi.flatten(1).gather(1, pair)).sum(-1)
-    law = StickyTransitions(state.log_pi, state.log_base)
-    prior = sticky_log_prob(law, alpha=hyper.alpha, gamma=hyper.gamma, kappa=hyper.kappa)
-    return steps + prior - data.n_starts * math.log(hyper.n_states)
+def states_log_prob(states: Tensor, data: Data, hyper: Hyper, log_base: Tensor | None = None) -> Tensor:
+    """Log prior of states given base weights (uniform by default), the transition matrix integrated out: (chain,)."""
+    n = hyper.n_states
+    counts = transition_counts(states, n_states=n, valid=~data.starts).to(hyper.log_prior.dtype)
+    eye = torch.eye(n, dtype=counts.dtype, device=counts.device)
+    base = torch.full_like(eye, 1 / n) if log_base is None else log_base.exp().unsqueeze(-2)
+    weight = (hyper.alpha * base + hyper.kappa * eye).clamp(min=1e-10)
+    rows = torch.lgamma(weight.sum(-1)) - torch.lgamma(weight.sum(-1) + counts.sum(-1))
+    cells = torch.lgamma(weight + counts) - torch.lgamma(weight)
+    return rows.sum(-1) + cells.sum((-2, -1)) - data.n_starts * math.log(n)

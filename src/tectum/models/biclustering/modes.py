@@ -1,8 +1,4 @@
-"""Posterior modes of a group's path and coefficients, and the Laplace evidence of the group.
-
-Used to start the chains and, during burn-in, to propose merges and splits of clusters. Nothing here touches a chain
-after its burn-in.
-"""
+"""Pieces of the fit of a group of units: first paths, scale of paths, quadratic approximations, affinities of units."""
 
 from __future__ import annotations
 
@@ -11,13 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...stats.block_tridiagonal import Blocks, solve_blocks
+from ...stats.block_tridiagonal import Blocks
 from ...stats.gaussian import Evidence, augmented_evidence
-from .labels import Laplace, laplace
 from .model import Data, fixed_part, path_loadings
-from .paths import Steps, prior_step_blocks, residuals
-
-WALK_VARIANCES = (0.003, 0.01, 0.03, 0.1)  # of the random walk that is the prior of a path here
 
 
 class Mode(NamedTuple):
@@ -58,32 +50,6 @@ def smooth_in_time(values: Tensor, observed: Tensor, width: float) -> Tensor:
     return total / weight.clamp(min=1e-12)
 
 
-def random_walk(like: Tensor, starts: Tensor, variance: float) -> Steps:
-    """Prior steps of a random walk: one a bin for every problem.
-
-    Parameters
-    ----------
-    like : Tensor
-        (problem, time, q).
-    starts : Tensor
-        (time,) bool.
-    variance : float
-        Of a step.
-
-    Returns
-    -------
-    Steps
-        With a cluster axis of one.
-    """
-    q = like.shape[-1]
-    eye = torch.eye(q, dtype=like.dtype, device=like.device)
-    scale = torch.where(starts, 1.0, variance**-0.5).to(like.dtype)[:, None, None]
-    root = (eye * scale).expand(len(like), 1, -1, q, q)
-    before = torch.where(starts[:, None, None], 0.0, -root)
-    return Steps(root, before, torch.zeros_like(root[..., 0]), q * scale.squeeze(-1).squeeze(-1).log().expand(
-        len(like), 1, -1))  # fmt: skip
-
-
 def first_path(members: Tensor, log_rate: Tensor, n_factors: int) -> Tensor:
     """Start a path at the mean and the strongest factors of smoothed log rates of the members.
 
@@ -110,63 +76,15 @@ def first_path(members: Tensor, log_rate: Tensor, n_factors: int) -> Tensor:
     return torch.cat([level.unsqueeze(-1), factors.mT], -1)
 
 
-def fit_mode(
-    members: Tensor, path: Tensor, steps: Steps, *, log_r: Tensor, data: Data, poisson: bool, rounds: int,
-    centre: bool = False,
-) -> Mode:  # fmt: skip
-    """Find the mode of path and coefficients of every group by alternating Newton steps.
-
-    Parameters
-    ----------
-    members : Tensor
-        (problem, unit) indicator.
-    path : Tensor
-        (problem, time, q) start.
-    steps : Steps
-        (problem, 1, time, ...) prior of the path.
-    log_r : Tensor
-        (problem, unit).
-    data : Data
-        Counts.
-    poisson : bool
-        Whether counts are Poisson.
-    rounds : int
-        Alternations.
-    centre : bool
-        Whether the path's mean is moved to the units' levels in every round.
-
-    Returns
-    -------
-    Mode
-    """
-    prior = prior_step_blocks(steps)
-    found = laplace(path.unsqueeze(1), log_r, data, poisson=poisson)
-    path, beta = _rescale(path, found, members)
-    for _ in range(rounds):
-        blocks = _posterior_blocks(members, path, beta.squeeze(1), prior, log_r, data, poisson, expected=True)
-        path = solve_blocks(blocks).mean.squeeze(1)
-        if centre:
-            path = path - path.mean(1, keepdim=True)
-        found = laplace(path.unsqueeze(1), log_r, data, poisson=poisson, steps=1, start=beta)
-        path, beta = _rescale(path, found, members)
-    found = laplace(path.unsqueeze(1), log_r, data, poisson=poisson, steps=2, start=beta)
-    blocks = _posterior_blocks(members, path, found.mode.squeeze(1), prior, log_r, data, poisson, expected=False)
-    log_det = solve_blocks(blocks).log_determinant.squeeze(1)
-    evidence = found.log_evidence.squeeze(1)
-    log_prior = steps.log_det.sum((-2, -1)) - 0.5 * residuals(path.unsqueeze(1), steps).square().sum((-3, -2, -1))
-    score = torch.where(members > 0, evidence, 0.0).sum(-1) + log_prior - 0.5 * log_det
-    return Mode(path, found.mode.squeeze(1), evidence, score)
-
-
-def _rescale(path: Tensor, found: Laplace, members: Tensor) -> tuple[Tensor, Tensor]:
+def rescale(path: Tensor, beta: Tensor, root: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
     """Give the members' loadings the second moment of their prior: a joint mode would shrink paths without end.
 
     Moments are of the posterior (mode and covariance), with one observation of the prior; factors keep their basis as
     far as a symmetric root can.
     """
-    p, beta = path.shape[-1] - 1, found.mode  # (problem, 1, unit, P)
-    loadings = beta[:, 0, :, 1 : 1 + p]
-    spread = torch.cholesky_inverse(found.root[:, 0])[..., 1 : 1 + p, 1 : 1 + p]
+    p = path.shape[-1] - 1
+    loadings = beta[..., 1 : 1 + p]  # (problem, unit, p)
+    spread = torch.cholesky_inverse(root)[..., 1 : 1 + p, 1 : 1 + p]
     weight = members[..., None, None]
     eye = torch.eye(p, dtype=path.dtype, device=path.device)
     outer = loadings.unsqueeze(-1) * loadings.unsqueeze(-2) + spread
@@ -176,11 +94,11 @@ def _rescale(path: Tensor, found: Laplace, members: Tensor) -> tuple[Tensor, Ten
     root = (vectors * scale.unsqueeze(-2)) @ vectors.mT
     back = (vectors / scale.unsqueeze(-2)) @ vectors.mT
     path = torch.cat([path[..., :1], path[..., 1:] @ root], -1)
-    new = (loadings @ back).unsqueeze(1)
+    new = loadings @ back
     return path, torch.cat([beta[..., :1], new, beta[..., 1 + p :]], -1)
 
 
-def _posterior_blocks(
+def posterior_blocks(
     members: Tensor, path: Tensor, beta: Tensor, prior: Blocks, log_r: Tensor, data: Data, poisson: bool, *,
     expected: bool,
 ) -> Blocks:  # fmt: skip

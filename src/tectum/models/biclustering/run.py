@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from ...core.random import generator, spawn
+from .annealed import split_or_merge
+from .guide import make_guide
 from .model import Data, Hyper, State, cluster_sizes, entry_log_prob, log_joint, log_mean, n_active, own_path
 from .splits import merge_clusters, merge_states, split_clusters
 from .sweep import sweep, update_dynamics
 
-FIRST_MOVE, MOVE_EVERY, LAST_MOVE = 5, 15, 0.6  # sweeps; share of the burn-in after which partitions are left alone
+MOVES = (10, 35, 100, 250, 500, 1000)  # sweeps after which clusters are split and merged by evidence
+LAST_MOVE = 0.6  # share of the burn-in after which partitions are left alone
 OCCUPIED = 0.02  # share of time from which a state counts
 
 
@@ -49,12 +52,13 @@ class Plan(NamedTuple):
     thin: int
     snapshots: int
     seed: int
-    walk: float
     held: Tensor
     """(held-out entry,) int64 places in the flattened (unit, time) counts."""
     held_counts: Tensor
     """(unit, time) all counts, the hidden ones included."""
     dtype: torch.dtype
+    exchange_every: int = 0
+    """Sweeps after burn-in between two exact attempts to split or merge clusters; 0: none."""
 
 
 def start_tally(state: State, plan: Plan) -> Tally:
@@ -67,16 +71,19 @@ def start_tally(state: State, plan: Plan) -> Tally:
 
 
 def make_step(data: Data, hyper: Hyper, plan: Plan) -> Callable[[Chains, Any], Chains]:
-    """Return one step of `gibbs`: a sweep, in the burn-in moves of clusters, after it the sums.
+    """Return one step of `gibbs`: a sweep, in the burn-in moves of clusters, after it exact ones and the sums.
 
     Numbers are drawn on the CPU from (seed, sweep), so that every device gives the same chains.
     """
+    guide = make_guide(data, hyper) if plan.exchange_every else None
 
     def step(chains: Chains, _: torch.Generator) -> Chains:
         n = chains.n
         state = sweep(chains.state, data, hyper, generator(spawn(plan.seed, "sweep", n)))
-        if n < LAST_MOVE * plan.burn and n >= FIRST_MOVE and (n - FIRST_MOVE) % MOVE_EVERY == 0:
+        if n in MOVES and n < LAST_MOVE * plan.burn:
             state = move_clusters(state, data, hyper, plan, n)
+        if guide is not None and n >= plan.burn and (n - plan.burn + 1) % plan.exchange_every == 0:
+            state = split_or_merge(state, data, hyper, generator(spawn(plan.seed, "exchange", n)), guide=guide)[0]
         tally = chains.tally
         if n >= plan.burn and (n - plan.burn + 1) % plan.thin == 0:
             tally = add_to_tally(tally, state, data, hyper, plan, (n - plan.burn) // plan.thin)
@@ -87,8 +94,8 @@ def make_step(data: Data, hyper: Hyper, plan: Plan) -> Callable[[Chains, Any], C
 
 def move_clusters(state: State, data: Data, hyper: Hyper, plan: Plan, n: int) -> State:
     """Split and merge clusters by evidence, merge states, then adapt the dynamics."""
-    state = split_clusters(state, data, hyper, walk=plan.walk)
-    state = merge_clusters(state, data, hyper, walk=plan.walk)
+    state = split_clusters(state, data, hyper)
+    state = merge_clusters(state, data, hyper)
     state = merge_states(state, data, hyper)
     draw = generator(spawn(plan.seed, "move", n))
     return update_dynamics(state, data, hyper, draw, n_clusters=n_active(state))

@@ -1,8 +1,4 @@
-"""Merges and splits of clusters during burn-in, by Laplace evidence. Never used after burn-in.
-
-Paths have a random walk as prior here, whatever the dynamics of the clusters are at the moment: the dynamics of one
-cluster fit another one badly, which would speak for every merge.
-"""
+"""Merges and splits of clusters, and merges of states, during burn-in, by evidence. Never used after burn-in."""
 
 from __future__ import annotations
 
@@ -11,60 +7,22 @@ from torch import Tensor
 
 from ...stats.conjugate import RegressionStatistics, log_evidence, update_regression
 from ...stats.mixtures import partition_log_prob
+from .evidence import Group, fit_groups
 from .labels import Components, compact
-from .model import Data, Hyper, State, cluster_sizes, membership, n_active
-from .modes import Mode, first_path, fit_mode, log_rates, random_walk, spectral_embedding, unit_affinity
+from .model import Data, Hyper, State, cluster_sizes, membership, n_active, states_log_prob
+from .modes import spectral_embedding, unit_affinity
 from .paths import dynamics_statistics
 
-ROUNDS = 5
-# Nats a bin and path dimension in favour of every cluster: a random walk of one variance understates the evidence of a
-# path, whose dynamics will adapt. Far below what merging true halves gains in simulated worlds (0.1 and more).
-PATH_BONUS = 0.02
-BUDGET = 30_000_000  # numbers of a (problem, unit, time) temporary at a time
+ROUNDS = 8
 
 
-def solve(members: Tensor, log_r: Tensor, data: Data, hyper: Hyper, *, walk: float, path: Tensor | None = None,
-          rounds: int = ROUNDS) -> Mode:  # fmt: skip
-    """Fit and score groups of units, as many at once as memory allows.
-
-    Parameters
-    ----------
-    members : Tensor
-        (problem, unit) indicator.
-    log_r : Tensor
-        (problem, unit).
-    data, hyper
-        Counts and constants.
-    walk : float
-        Variance of a step of the paths' prior.
-    path : Tensor or None
-        (problem, time, q) where to begin; None: from the smoothed rates.
-    rounds : int
-        Alternations of the fit.
-
-    Returns
-    -------
-    Mode
-    """
-    size, rates, parts = max(1, BUDGET // data.counts.numel()), log_rates(data), []
-    for first in range(0, len(members), size):
-        part = slice(first, first + size)
-        begin = first_path(members[part], rates, hyper.n_factors) if path is None else path[part]
-        steps = random_walk(begin, data.starts, walk)
-        parts.append(fit_mode(members[part], begin, steps, log_r=log_r[part], data=data, poisson=hyper.poisson,
-                              rounds=rounds, centre=True))  # fmt: skip
-    return Mode(*(torch.cat(values) for values in zip(*parts, strict=True)))
-
-
-def evidence_of_chains(state: State, data: Data, hyper: Hyper, *, walk: float) -> Tensor:
-    """Laplace evidence of every chain's partition, partition prior included: (chain,).
+def evidence_of_chains(state: State, data: Data, hyper: Hyper) -> Tensor:
+    """Evidence of every chain's partition and states, priors included: (chain,).
 
     Parameters
     ----------
     state, data, hyper
         State of the chains, counts, constants.
-    walk : float
-        Variance of a step of the paths' prior.
 
     Returns
     -------
@@ -75,17 +33,14 @@ def evidence_of_chains(state: State, data: Data, hyper: Hyper, *, walk: float) -
     sizes = cluster_sizes(state.labels, n_clusters)
     chain, owner = (sizes > 0).nonzero(as_tuple=True)
     member = membership(state.labels, n_clusters, like=state.beta)
-    found = solve(member[chain, owner], state.log_r[chain], data, hyper, walk=walk)
-    total = torch.zeros_like(state.log_base[:, 0]).index_add_(0, chain, found.score)
+    found = fit_groups(member[chain, owner], state.log_r[chain], state.states[chain], data, hyper, rounds=12,
+                       path=state.path[chain, owner], everyone=False)  # fmt: skip
+    total = torch.zeros_like(state.log_base[:, 0]).index_add_(0, chain, found.mode.score)
     if not hyper.poisson:  # what the evidence leaves out depends on the dispersions
         r = state.log_r.exp().unsqueeze(-1)
         total = total + ((torch.lgamma(data.counts + r) - torch.lgamma(r)) * data.observed).sum((-2, -1))
-    return total + partition_log_prob(sizes, hyper.partition) + path_bonus(data, hyper) * (sizes > 0).sum(-1)
-
-
-def path_bonus(data: Data, hyper: Hyper) -> float:
-    """Nats in favour of every cluster."""
-    return PATH_BONUS * data.counts.shape[-1] * (hyper.n_factors + 1)
+        total = total + (hyper.r_shape * state.log_r - hyper.r_rate * state.log_r.exp()).sum(-1)
+    return total + partition_log_prob(sizes, hyper.partition) + states_log_prob(state.states, data, hyper)
 
 
 def pairs_of(sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,13 +51,12 @@ def pairs_of(sizes: Tensor) -> tuple[Tensor, Tensor]:
     return chain, torch.stack([larger, first + second - larger])
 
 
-def merge_log_prior(labels: Tensor, chain: Tensor, pair: Tensor, width: int, data: Data, hyper: Hyper) -> Tensor:
-    """Log ratio of partition priors of every merge, less the bonus of a cluster: (pair,)."""
+def merge_log_prior(labels: Tensor, chain: Tensor, pair: Tensor, width: int, hyper: Hyper) -> Tensor:
+    """Log ratio of partition priors of every merge: (pair,)."""
     sizes = cluster_sizes(labels, width)[chain]
     moved = sizes.gather(1, pair[1].unsqueeze(1))
     merged = sizes.scatter_add(1, pair[0].unsqueeze(1), moved).scatter(1, pair[1].unsqueeze(1), 0)
-    ratio = partition_log_prob(merged, hyper.partition) - partition_log_prob(sizes, hyper.partition)
-    return ratio - path_bonus(data, hyper)
+    return partition_log_prob(merged, hyper.partition) - partition_log_prob(sizes, hyper.partition)
 
 
 def disjoint(gain: Tensor, chain: Tensor, pair: Tensor) -> list[int]:
@@ -124,15 +78,13 @@ def _unique(groups: Tensor, chain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rows[:, 1:].to(groups.dtype), rows[:, 0], inverse
 
 
-def merge_clusters(state: State, data: Data, hyper: Hyper, *, walk: float) -> State:
+def merge_clusters(state: State, data: Data, hyper: Hyper) -> State:
     """Merge pairs of clusters where the evidence gains, best pairs first, each cluster at most once.
 
     Parameters
     ----------
     state, data, hyper
         State of the chains, counts, constants.
-    walk : float
-        Variance of a step of the paths' prior.
 
     Returns
     -------
@@ -145,29 +97,63 @@ def merge_clusters(state: State, data: Data, hyper: Hyper, *, walk: float) -> St
     member = membership(state.labels, n_clusters, like=state.beta)
     large, small = member[chain, pair[0]], member[chain, pair[1]]
     groups, chains, row = _unique(torch.cat([large + small, large, small]), chain.repeat(3))
-    found = solve(groups, state.log_r[chains], data, hyper, walk=walk)
-    together, one, other = found.score[row].chunk(3)
-    gain = together - one - other + merge_log_prior(state.labels, chain, pair, n_clusters, data, hyper)
+    given = (state.log_r[chains], state.states[chains])
+    scores = fit_groups(groups, *given, data, hyper, rounds=ROUNDS, everyone=False).mode.score[row]
+    together, one, other = scores.chunk(3)
+    gain = together - one - other + merge_log_prior(state.labels, chain, pair, n_clusters, hyper)
+    chosen = disjoint(gain, chain, pair)
+    if not chosen:
+        return state
+    rows = row[chosen]
+    found = fit_groups(groups[rows], given[0][rows], given[1][rows], data, hyper, rounds=ROUNDS)
     labels, beta, path = state.labels.clone(), state.beta.clone(), state.path.clone()
-    for k in disjoint(gain, chain, pair):
+    for n, k in enumerate(chosen):
         c, a, inside = chain[k], pair[0, k], groups[row[k]] > 0
         labels[c, inside] = a
-        beta[c, inside] = found.beta[row[k], inside]
-        path[c, a] = found.path[row[k]]
+        beta[c, inside] = found.mode.beta[n, inside]
+        path[c, a] = found.mode.path[n]
     return _renumber(state._replace(beta=beta, path=path), labels, n_clusters)
 
 
-def split_clusters(state: State, data: Data, hyper: Hyper, *, walk: float) -> State:
-    """Split the clusters whose two spectral halves, refined unit by unit, have more evidence than the whole.
+def halve(
+    member: Tensor, log_r: Tensor, states: Tensor, data: Data, hyper: Hyper, affinity: Tensor, *, tries: int = 3
+) -> tuple[Tensor, Group]:
+    """Part groups of units in two: by the sign of an eigenvector, then each unit chooses among refitted halves.
 
-    At most one cluster of each chain is split.
+    Parameters
+    ----------
+    member : Tensor
+        (problem, unit) indicator.
+    log_r, states, data, hyper
+        As for :func:`fit_groups`.
+    affinity : Tensor
+        (unit, unit).
+    tries : int
+        Fits of the halves.
+
+    Returns
+    -------
+    tuple of Tensor and Group
+        (2, problem, unit) indicators of the halves, and the fits of both, one after the other.
+    """
+    side = spectral_embedding(affinity, member, 2)[..., 1] > 0
+    halves = torch.stack([member * side, member * ~side])
+    twice, path = (log_r.repeat(2, 1), states.repeat(2, 1)), None
+    for n in range(tries):
+        found = fit_groups(halves.flatten(0, 1), *twice, data, hyper, path=path, rounds=ROUNDS)
+        if n + 1 < tries:
+            left, right = found.mode.evidence.chunk(2)
+            halves, path = torch.stack([member * (left >= right), member * (left < right)]), found.mode.path
+    return halves, found
+
+
+def split_clusters(state: State, data: Data, hyper: Hyper) -> State:
+    """Split the clusters whose two halves have more evidence than the whole, at most one of each chain.
 
     Parameters
     ----------
     state, data, hyper
         State of the chains, counts, constants.
-    walk : float
-        Variance of a step of the paths' prior.
 
     Returns
     -------
@@ -179,28 +165,21 @@ def split_clusters(state: State, data: Data, hyper: Hyper, *, walk: float) -> St
     if len(chain) == 0 or n_clusters >= hyper.n_slots:
         return state
     member = membership(state.labels, n_clusters, like=state.beta)[chain, owner]  # (problem, unit)
-    log_r = state.log_r[chain]
-    whole = solve(member, log_r, data, hyper, walk=walk)
-    side = spectral_embedding(unit_affinity(data), member, 2)[..., 1] > 0
-    halves, path = torch.stack([member * side, member * ~side]), None
-    for _ in range(3):  # refit the halves and let every unit choose
-        found = solve(halves.flatten(0, 1), log_r.repeat(2, 1), data, hyper, walk=walk, path=path)
-        left, right = found.evidence.chunk(2)
-        scored, path = halves, found.path
-        halves = torch.stack([member * (left >= right), member * (left < right)])
-    left, right = found.score.chunk(2)
-    both = scored.sum(-1).long()  # (2, problem)
+    given = (state.log_r[chain], state.states[chain])
+    whole = fit_groups(member, *given, data, hyper, rounds=ROUNDS, everyone=False)
+    halves, found = halve(member, *given, data, hyper, unit_affinity(data))
+    left, right = found.mode.score.chunk(2)
+    both = halves.sum(-1).long()  # (2, problem)
     rows = torch.nn.functional.pad(sizes[chain], (0, 1))
     parted = rows.scatter(1, owner.unsqueeze(1), both[0].unsqueeze(1))
     parted[:, -1] = both[1]
     prior = partition_log_prob(parted, hyper.partition) - partition_log_prob(rows, hyper.partition)
-    prior = prior + path_bonus(data, hyper)
-    gain = torch.where((both > 0).all(0), left + right - whole.score + prior, -torch.inf)
-    return _carry_out(state, gain, scored, found, torch.stack([chain, owner], 1).tolist(), n_clusters)
+    gain = torch.where((both > 0).all(0), left + right - whole.mode.score + prior, -torch.inf)
+    return _carry_out(state, gain, halves, found, torch.stack([chain, owner], 1).tolist(), n_clusters)
 
 
 def _carry_out(
-    state: State, gain: Tensor, halves: Tensor, found: Mode, table: list[list[int]], n_clusters: int
+    state: State, gain: Tensor, halves: Tensor, found: Group, table: list[list[int]], n_clusters: int
 ) -> State:
     """Carry out the best split of every chain that gains; the second half goes to a fresh slot."""
     labels, beta, path = state.labels.clone(), state.beta.clone(), state.path.clone()
@@ -215,8 +194,8 @@ def _carry_out(
         for half, slot in ((0, a), (1, n_clusters)):
             inside, place = halves[half, k] > 0, k + half * len(table)
             labels[c, inside] = slot
-            beta[c, inside] = found.beta[place, inside]
-            path[c, slot] = found.path[place]
+            beta[c, inside] = found.mode.beta[place, inside]
+            path[c, slot] = found.mode.path[place]
             matrix[c, slot], noise[c, slot] = state.matrix[c, a], state.noise[c, a]
     made = state._replace(beta=beta, path=path, matrix=matrix, noise=noise)
     return _renumber(made, labels, n_clusters + 1)

@@ -57,7 +57,9 @@ def warn_if_apart(rhat: Tensor, ess: Tensor, passed: bool, best: int, n_chains: 
     warnings.warn(message, TectumWarning, stacklevel=2)
 
 
-def point_partitions(labels: Tensor, states: Tensor, *, n_slots: int, n_states: int) -> dict[str, Tensor]:
+def point_partitions(
+    labels: Tensor, states: Tensor, *, n_slots: int, n_states: int, loss: Any = "pear"
+) -> dict[str, Tensor]:
     """Point estimates and co-clustering matrices of units and of bins.
 
     Parameters
@@ -68,13 +70,15 @@ def point_partitions(labels: Tensor, states: Tensor, *, n_slots: int, n_states: 
         (draw, time) int64.
     n_slots, n_states : int
         Labels that may occur.
+    loss : {"pear", "binder", "vi"}
+        Whose posterior expectation the point partitions minimise.
 
     Returns
     -------
     dict
         ``clusters``, ``co_clustering``, ``states``, ``state_bins``, ``state_similarity``.
     """
-    units = point_estimate(labels, n_labels=n_slots)
+    units = point_estimate(labels, n_labels=n_slots, loss=loss)
     n_time = states.shape[1]
     bins = torch.linspace(0, n_time - 1, min(n_time, STATE_BINS), device=states.device).round().long()
     found = {"clusters": units.labels, "co_clustering": units.co_clustering, "state_bins": bins}
@@ -83,12 +87,12 @@ def point_partitions(labels: Tensor, states: Tensor, *, n_slots: int, n_states: 
         return {**found, "states": torch.zeros_like(states[0]), "state_similarity": ones}
     similarity = co_clustering(states[:, bins], n_labels=n_states)
     visited = states[torch.linspace(0, len(states) - 1, min(len(states), 200), device=states.device).round().long()]
-    score = partition_loss(visited[:, bins], similarity, n_labels=n_states)
+    score = partition_loss(visited[:, bins], similarity, n_labels=n_states, loss=loss)
     best = visited[score.argmin()]
     aligned = _align(states, best, n_states)
     votes = torch.stack([(aligned == k).sum(0) for k in range(n_states)], -1).argmax(-1)
     both = torch.stack([best, votes])
-    chosen = both[partition_loss(both[:, bins], similarity, n_labels=n_states).argmin()]
+    chosen = both[partition_loss(both[:, bins], similarity, n_labels=n_states, loss=loss).argmin()]
     return {**found, "states": canonical_labels(chosen, n_labels=n_states), "state_similarity": similarity}
 
 
