@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import contextlib
 import shutil
 import warnings
 from pathlib import Path
@@ -21,7 +20,6 @@ from tectum import Intervals, Recording, Session
 from tectum.core.errors import InputError, LoadError, TectumWarning, UnitsError
 from tectum.io.detect import detect
 from tectum.io.eeg.files import format_of
-from tectum.io.eeg.mat5 import check_mat
 from tectum.io.eeg.read import read_eeg
 from tectum.io.eeg.units import AmplitudeError
 from tectum.io.files import ContentError
@@ -311,61 +309,6 @@ def test_eeglab_epochs(tmp_path: Path) -> None:
     assert rec.sizes == {"trial": 3, "channel": 4, "time": 100}
     np.testing.assert_allclose(rec.values.numpy(), data, rtol=1e-6, atol=1e-12)
     assert rec.coords["trial"]["label"].tolist() == ["go", "stop", "go"]
-
-
-def test_what_passes_the_check_does_not_end_the_process(tmp_path: Path) -> None:
-    from scipy.io import loadmat, savemat
-
-    path = tmp_path / "a.mat"
-    savemat(path, {"a": {"b": [1.0, 2.0], "c": "text"}, "s": np.array(["x", 3.0], dtype=object)})
-    data, refused = path.read_bytes(), 0
-    for place in range(124, len(data)):
-        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
-        try:
-            check_mat(path)
-        except LoadError as error:
-            refused += 1
-            message = str(error)
-        else:
-            message = f"{path} was read"
-            with contextlib.suppress(Exception):
-                loadmat(path)
-        assert str(path) in message
-    assert refused > 150
-
-
-def test_damage_to_a_file_of_matlab_is_told(tmp_path: Path) -> None:
-    from scipy.io import savemat
-
-    path = tmp_path / "a.mat"
-    savemat(path, {"a": np.arange(6.0)})
-    data = bytearray(path.read_bytes())
-    data[132] += 8
-    path.write_bytes(data)
-    says = r"a\.mat: expected a MATLAB file whose elements fit into each other, got an element .*; copy it anew"
-    with pytest.raises(LoadError, match=says):
-        check_mat(path)
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_files_of_matlab_with_all_kinds_of_arrays_pass(tmp_path: Path, compressed: bool) -> None:
-    import scipy.sparse
-    from scipy.io import savemat
-
-    path = tmp_path / "a.mat"
-    content = {
-        "number": 3.0,
-        "empty": np.zeros((0, 3)),
-        "complex": np.array([[1 + 2j, 3]]),
-        "text": "caf\u00e9 \u03bcV",
-        "cell": np.array(["x", 3.0, np.arange(4, dtype=np.int16)], dtype=object),
-        "structs": np.array([(1.0, "a"), (2.0, "bc")], dtype=[("n", object), ("t", object)]),
-        "nested": {"a": {"b": {"c": np.arange(6).reshape(2, 3).astype(np.uint8)}}},
-        "sparse": scipy.sparse.random(5, 4, 0.4, random_state=0),
-        "true": np.array([True, False]),
-    }
-    savemat(path, content, do_compression=compressed)
-    check_mat(path)
 
 
 # Units, types, names

@@ -15,9 +15,8 @@ from tectum.core.lazy import LazyArray
 from .detect import HDF5, magic
 from .files import reading
 from .hdf5 import attribute, inside, opened, source, whole
-from .mat5 import Reader, is_mat5
+from .mat5 import DEPTH, Reader, is_mat5
 
-DEPTH = 24  # structs and cells inside each other
 MOST = 2_000_000  # values of cells and structs
 LARGE = 1 << 20  # numbers; larger arrays of v7.3 files stay on disk
 
@@ -42,7 +41,7 @@ def names(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
                     if not name.startswith("#")
                 }
         if is_mat5(path):
-            return {name: (shape, kind) for name, shape, kind, _ in Reader(path, iter(range(MOST))).variables()}
+            return {name: (shape, kind) for name, shape, kind in Reader(path, iter(range(MOST))).names()}
         from scipy.io import whosmat
 
         return {name: (tuple(shape), kind) for name, shape, kind in whosmat(path)}
@@ -86,7 +85,7 @@ def load(path: Path, wanted: Sequence[str] | None = None) -> dict[str, Any]:
                 return {name: _stored(path, inside(file, name), 0, budget) for name in chosen}
         if is_mat5(path):
             reader = Reader(path, iter(range(MOST)))
-            made = {name: reader.value(piece) for name, _, _, piece in reader.variables() if name in chosen}
+            made = {name: reader.value(piece) for name, _, _, piece in reader.variables(chosen)}
             return {name: made[name] for name in chosen}
         from scipy.io import loadmat
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from tectum.core.errors import LoadError, TectumWarning, explain
 
+from .. import mat5
 from ..detect import magic
 from ..files import reading
-from .mat5 import check_mat
 from .whole import EdfHeader, check_brainvision, check_edf, check_fif, check_samples, content
 
 #: Suffix of a file -> format; these suffixes belong to electrophysiology alone.
@@ -226,7 +226,7 @@ def _open_eeglab(path: Path, truncated: bool) -> Opened:
     """Open a data set of EEGLAB, continuous or cut into epochs; its numbers are in microvolt by convention."""
     import mne
 
-    check_mat(path)
+    mat5.check(path)
     try:
         found: Any = mne.io.read_raw_eeglab(path, verbose="WARNING")
     except TypeError as cause:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from tectum.core.intervals import Intervals
 from ..detect import HDF5, magic
 from ..files import reading
 from ..hdf5 import opened, whole
+from ..mat5 import Piece, Reader
 from .animal import Animal, Options, table, vector
-from .mat5 import DEPTH, NODES, load_mat5
 
 STIMULUS = 10.0  # s, Yemini et al. 2021
+DEPTH = 8  # of cells in cells in structures
+NODES = 200_000  # arrays of a file that are read
+LARGEST = 1 << 30  # bytes of one variable
 LEAD = 4  # frames of zeros before every recording of Yemini et al. 2021
 
 
@@ -53,7 +57,39 @@ def load_mat(path: Path, fields: tuple[str, ...] | None = None) -> dict[str, Any
             names = [n for n in file if n[0] != "#" and (fields is None or n in fields or n in groups)]
             return {name: tree.value(file[name], 0) for name in names}
     with reading(path, "a MATLAB v5 file"):
-        return load_mat5(path)
+        reader = Shaped(path, iter(range(NODES)))
+        return {name: reader.value(piece) for name, _, _, piece in reader.variables()}
+
+
+class Shaped(Reader):
+    """Reads v5 files in the form of :func:`load_mat`; functions, objects of classes and sparse arrays are None."""
+
+    most = LARGEST
+    deepest = DEPTH
+
+    def cells(self, values: list[Any], shape: tuple[int, ...]) -> np.ndarray:
+        """Return cells as an array of objects."""
+        made = np.empty(len(values), dtype=object)
+        for place, value in enumerate(values):
+            made[place] = value
+        return made.reshape(shape, order="F")
+
+    def structs(self, names: list[str], values: list[Any], shape: tuple[int, ...]) -> dict[str, Any]:
+        """Return a structure as a dict, an array of them as a dict of object arrays."""
+        columns = {name: values[k :: len(names)] for k, name in enumerate(names)}
+        if math.prod(shape) == 1:
+            return {name: column[0] for name, column in columns.items()}
+        return {name: self.cells(column, shape) for name, column in columns.items()}
+
+    def text(self, lines: list[str]) -> str:
+        """Return text, one line a row."""
+        return "\n".join(lines)
+
+    def foreign(self, piece: Piece, depth: int) -> None:
+        """Leave a function or an object out."""
+
+    def sparse(self, flags: int, shape: tuple[int, ...], parts: list[Piece]) -> None:
+        """Leave a sparse array out."""
 
 
 class _Tree:

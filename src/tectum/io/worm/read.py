@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from .animal import Animal, FixTime, Options, to_session
 from .canonical import from_canonical, to_canonical
 from .files import leifer_animals, read_leifer, read_nejatbakhsh, read_venkatachalam
 from .flavell import read_dag, read_flavell
-from .mat5 import mat5_names
-from .matlab import is_mat73, read_lin, read_yemini, read_zimmer
+from .matlab import Shaped, is_mat73, read_lin, read_yemini, read_zimmer
 from .names import Ambiguous, axis, identify, neuron_table
 from .parquet import read_homogenised
 
@@ -318,8 +316,8 @@ def _mat(path: Path) -> str:
     if is_mat73(path):
         return ""
     try:
-        names = set(mat5_names(path))
-    except (ValueError, OSError, zlib.error, struct.error):
+        names = {name for name, _, _ in Shaped(path, iter(())).names()}
+    except (ValueError, OSError, zlib.error):
         return ""
     if {"norm_traces", "is_L", "neurons"} <= names:
         return "Yemini2021"
