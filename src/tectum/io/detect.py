@@ -20,9 +20,14 @@ def magic(path: Path, size: int = 8) -> bytes:
         return stream.read(size)
 
 
+def is_hdf5(path: Path) -> bool:
+    """Tell whether a file is HDF5, as it is or, as MATLAB 7.3 writes it, behind 512 bytes."""
+    return HDF5 in (magic(path), magic(path, 520)[512:])
+
+
 def _hdf5(path: Path, test: Callable[[Any], bool]) -> bool:
     """Apply a test to an open HDF5 file; a file that cannot be opened fails it."""
-    if magic(path) != HDF5 and magic(path, 520)[512:] != HDF5:
+    if not is_hdf5(path):
         return False
     import h5py
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from tectum.core.errors import LoadError, explain
 
-from .detect import HDF5, magic
+from .detect import is_hdf5, magic
 from .files import MOST_SHRUNK
 
 HEADER = 128
@@ -354,7 +354,7 @@ def check(path: Path) -> None:
     LoadError
         If elements contradict each other, or what contains them.
     """
-    if magic(path, 6) != b"MATLAB" or path.stat().st_size < HEADER + 8 or magic(path, 520)[512:] == HDF5:
+    if magic(path, 6) != b"MATLAB" or path.stat().st_size < HEADER + 8 or is_hdf5(path):
         return
     got = _damage(path)
     if got:

@@ -12,18 +12,13 @@ import numpy as np
 from tectum.core.errors import InputError, LoadError, explain, nearest
 from tectum.core.lazy import LazyArray
 
-from .detect import HDF5, magic
+from .detect import is_hdf5
 from .files import reading
 from .hdf5 import attribute, inside, opened, source, whole
 from .mat5 import DEPTH, Reader, is_mat5
 
 MOST = 2_000_000  # values of cells and structs
 LARGE = 1 << 20  # numbers; larger arrays of v7.3 files stay on disk
-
-
-def is_hdf5(path: Path) -> bool:
-    """Tell whether a MATLAB file is of version 7.3, which is HDF5 behind 512 bytes."""
-    return magic(path) == HDF5 or magic(path, 520)[512:] == HDF5
 
 
 def names(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:

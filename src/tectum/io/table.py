@@ -19,7 +19,7 @@ from tectum.core.recording import Recording
 from tectum.core.spikes import Spikes
 
 from .delimited import numbers, read_table
-from .detect import HDF5, magic
+from .detect import is_hdf5, magic
 from .events import Fix, frame_times, make_spikes
 from .files import npy_header, open_npy, reading
 from .hdf5 import inside, opened, source, whole
@@ -220,7 +220,7 @@ def _vector(path: Path, key: str, *, text: bool = False) -> np.ndarray:
 def _kind(path: Path) -> str:
     """Tell the format from the first bytes, and a CSV from its name."""
     first = magic(path)
-    if first == HDF5 or magic(path, 520)[512:] == HDF5:
+    if is_hdf5(path):
         return "hdf5"
     if first.startswith(b"\x93NUMPY"):
         return "npy"

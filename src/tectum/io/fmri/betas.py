@@ -19,7 +19,7 @@ from tectum.core.lazy import LazyArray
 from tectum.core.recording import Recording
 
 from ..delimited import numbers, read_table
-from ..detect import HDF5, magic
+from ..detect import is_hdf5, magic
 from ..files import MOST_SHRUNK, open_npy, reading
 from ..hdf5 import inside, opened, source
 from .images import LIMIT, open_image
@@ -147,7 +147,7 @@ def _open(path: Path, key: str, limit: int) -> _Numbers:
     """Open numbers by the first bytes of the file."""
     first = magic(path)
     found: Any
-    if first == HDF5 or magic(path, 520)[512:] == HDF5:
+    if is_hdf5(path):
         with opened(path, "single-trial responses", check=True) as file:
             node = inside(file, key) if key in file else None
             if node is None or not hasattr(node, "shape"):

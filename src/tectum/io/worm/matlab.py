@@ -12,7 +12,7 @@ import numpy as np
 from tectum.core.errors import InputError, TectumWarning, explain
 from tectum.core.intervals import Intervals
 
-from ..detect import HDF5, magic
+from ..detect import is_hdf5
 from ..files import reading
 from ..hdf5 import opened, whole
 from ..mat5 import Piece, Reader
@@ -23,11 +23,6 @@ DEPTH = 8  # of cells in cells in structures
 NODES = 200_000  # arrays of a file that are read
 LARGEST = 1 << 30  # bytes of one variable
 LEAD = 4  # frames of zeros before every recording of Yemini et al. 2021
-
-
-def is_mat73(path: Path) -> bool:
-    """Tell whether a MATLAB file is HDF5."""
-    return HDF5 in (magic(path), magic(path, 520)[512:])
 
 
 def load_mat(path: Path, fields: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -51,7 +46,7 @@ def load_mat(path: Path, fields: tuple[str, ...] | None = None) -> dict[str, Any
     LoadError
         If the file is damaged.
     """
-    if is_mat73(path):
+    if is_hdf5(path):
         with opened(path, "a MATLAB v7.3 file", check=True) as file:
             tree, groups = _Tree(file, fields), {name for name in file if hasattr(file[name], "keys")}
             names = [n for n in file if n[0] != "#" and (fields is None or n in fields or n in groups)]

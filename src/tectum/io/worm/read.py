@@ -12,13 +12,13 @@ from tectum.core.errors import InputError, LoadError, explain
 from tectum.core.log import logger
 from tectum.core.session import Session
 
-from ..detect import HDF5, magic, natural
+from ..detect import HDF5, is_hdf5, magic, natural
 from ..files import UnsafePickleError, reading
 from .animal import Animal, FixTime, Options, to_session
 from .canonical import from_canonical, to_canonical
 from .files import leifer_animals, read_leifer, read_nejatbakhsh, read_venkatachalam
 from .flavell import read_dag, read_flavell
-from .matlab import Shaped, is_mat73, read_lin, read_yemini, read_zimmer
+from .matlab import Shaped, read_lin, read_yemini, read_zimmer
 from .names import Ambiguous, axis, identify, neuron_table
 from .parquet import read_homogenised
 
@@ -313,7 +313,7 @@ def _nwb(path: Path) -> str:
 
 def _mat(path: Path) -> str:
     """Tell Yemini2021 and Lin2023 by their variables; structures of v7.3 files are told by the names of files only."""
-    if is_mat73(path):
+    if is_hdf5(path):
         return ""
     try:
         names = {name for name, _, _ in Shaped(path, iter(())).names()}
