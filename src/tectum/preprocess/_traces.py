@@ -10,7 +10,8 @@ from torch import Tensor
 
 _MAD = 0.6744897501960817  # median absolute deviation of a standard normal
 _HUBER = 1.345  # 95 % efficiency at the normal
-_ROUNDS = 30
+_BISQUARE = 3.0  # robust standard deviations beyond which a transient counts nothing
+_ROUNDS = 15  # of each of the two weights
 _WINDOWS = 1 << 24  # numbers sorted at once by the running percentile
 
 
@@ -153,8 +154,9 @@ def noise_level(dff: Tensor, rate: float) -> Tensor:
 def neuropil_coefficient(traces: Tensor, neuropil: Tensor, *, sigma: float = 5.0) -> Tensor:
     """Estimate how much neuropil is in each region by robust regression.
 
-    First differences of traces smoothed by ``sigma`` frames are regressed on those of the neuropil, with Huber's
-    weights, so that transients of the cell hardly count.
+    First differences of traces smoothed by ``sigma`` frames are regressed on those of the neuropil: by Huber's weights,
+    under which a transient of the cell has a bounded pull, and from there by Tukey's, under which it has none.
+    Transients go one way and are many, so the bounded pull alone scatters the slopes half as much again.
 
     Parameters
     ----------
@@ -170,10 +172,20 @@ def neuropil_coefficient(traces: Tensor, neuropil: Tensor, *, sigma: float = 5.0
     """
     y, x = gaussian(traces, sigma).diff(dim=-1), gaussian(neuropil, sigma).diff(dim=-1)
     slope = (x * y).sum(-1) / x.square().sum(-1)
-    for _ in range(_ROUNDS):
-        left = y - slope[:, None] * x
-        scale = left.abs().median(dim=-1, keepdim=True).values / _MAD
-        weight = (_HUBER * scale / left.abs().clamp(min=torch.finfo(y.dtype).tiny)).clamp(max=1.0)
-        weight = torch.where(scale > 0, weight, torch.ones_like(weight))
-        slope = (weight * x * y).sum(-1) / (weight * x.square()).sum(-1)
+    for weigh in (_huber, _bisquare):
+        for _ in range(_ROUNDS):
+            left = y - slope[:, None] * x
+            scale = left.abs().median(dim=-1, keepdim=True).values / _MAD
+            weight = torch.where(scale > 0, weigh(left.abs() / scale), 1.0)
+            slope = (weight * x * y).sum(-1) / (weight * x.square()).sum(-1)
     return slope
+
+
+def _huber(size: Tensor) -> Tensor:
+    """Return the weights of residuals of so many standard deviations: those of all beyond the bound pull alike."""
+    return (_HUBER / size.clamp(min=_HUBER)).nan_to_num(1.0)
+
+
+def _bisquare(size: Tensor) -> Tensor:
+    """Return the weights of residuals of so many standard deviations: those beyond the bound are left out."""
+    return (1.0 - (size / _BISQUARE).square()).clamp(min=0.0).square()

@@ -33,8 +33,8 @@ def neuropil(
     rec, surround : Recording, dims time and unit
         Fluorescence of the regions and of the neuropil around each (suite2p's ``F`` and ``Fneu``).
     coefficient : float or "robust", default 0.7
-        How much of it is in a region; "robust" estimates it for each by Huber regression of the first differences of
-        smoothed traces, and adds the column ``neuropil`` to the table of units.
+        How much of it is in a region; "robust" estimates it for each by regression of the first differences of
+        smoothed traces, Huber's weights and then Tukey's, and adds the column ``neuropil`` to the table of units.
     keep_level : bool, default False
         Add the median of what is subtracted, so that the fluorescence keeps its scale.
 
