@@ -10,12 +10,14 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from ...core.device import resolve_device
 from ...core.errors import InputError, explain
 from ...core.estimator import Run, as_tuple
-from ...core.params import param
+from ...core.params import check_params, param
 from ...core.recording import Recording
 from ...nn import trials
 from ...nn.decoder import Decoder, apart
+from . import checkpoints
 from . import data as _data
 from .baselines import BASELINES, applied
 from .describe import baseline_of, describe, prepared, signal_of
@@ -214,6 +216,39 @@ class DuIN(Decoder):
         more = () if unlabelled is None else _data.check_recordings(as_tuple(unlabelled, "DuIN.fit"), "DuIN.fit")
         given = init if isinstance(init, Given) else Given(more, init)
         return super().fit(data, target, init=given, checkpoint=checkpoint)
+
+    @classmethod
+    def from_published(cls, folder: str | Path, like: Any, **settings: Any) -> Self:
+        """Return a model with the published weights of a subject: it encodes, and ``adapt`` trains a classifier on it.
+
+        Parameters
+        ----------
+        folder : path
+            Below it lie ``vqvae/model/checkpoint-399.pth``, ``mae/model/checkpoint-399.pth``, or both; the last of
+            several checkpoints is taken, and ``save/params`` is read for what the weights do not say.
+        like : Recording or list of Recording
+            Training data of the subject (of each, in the order of the weights): they give channels in their order,
+            rate, unit and, unless ``normalise="none"``, the normaliser.
+        **settings
+            Other hyper-parameters; sizes are those of the weights.
+
+        Raises
+        ------
+        LoadError
+            If a file is not what was published: tensors missing, unknown or of other shapes, or anything but tensors.
+            Nothing in a file is run.
+        InputError
+            If there are more channels or other subjects than the weights have.
+        """
+        made = cls(**settings)
+        recs = _data.check_recordings(as_tuple(like, "DuIN.from_published"), "DuIN.from_published")
+        with torch.no_grad():
+            result = checkpoints.load_published(folder, recs, normalise=made.normalise)
+        known = {k: v for k, v in checkpoints.read_settings(folder).items() if k in ("mask_ratio", "beta")}
+        made.set_params(**{**known, **checkpoints.settings_of(result, float(recs[0].rate or 0.0)), **settings})
+        check_params(made)
+        made.result_ = result.to(resolve_device(made.device))
+        return made
 
     # Steps of a fit
 

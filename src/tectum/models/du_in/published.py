@@ -22,6 +22,14 @@ class ForeignClassError(LoadError, pickle.UnpicklingError):
     """A pickle names classes that are not harmless."""
 
 
+def _device(*parts: Any) -> str:
+    return ":".join(map(str, parts))
+
+
+#: Settings name devices and number types; both become text.
+_TORCH: dict[str, Any] = {"device": _device, **{name: name for name in ("float16", "bfloat16", "float32", "float64")}}
+
+
 class _Mapping(dict):  # type: ignore[type-arg]
     """Stand-in for the mapping class of the published code."""
 
@@ -40,6 +48,8 @@ class _Published(pickles._Restricted):
             return lambda kind, base, state: kind(state or ())
         if (module.replace("__builtin__", "builtins"), name) == ("builtins", "dict"):
             return dict
+        if module == "torch" and name in _TORCH:
+            return _TORCH[name]
         return super().find_class(module, name)
 
 
