@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -369,6 +370,74 @@ def test_subjects_with_other_channels_share_a_model() -> None:
         model.predict(one.with_(subject="second"))
     with pytest.raises(InputError, match="known subjects: sim, second, third"):
         model.predict(one.with_(subject="fourth"))
+
+
+def test_every_subject_may_have_a_tokeniser_of_its_own(tmp_path: Path) -> None:
+    one, two = words(), words(5, n_channels=3).with_(subject="second")
+    more = free(5, n_channels=3).with_(subject="second")
+    model = DuIN(**TINY, tokenizer="own").fit([one, two], "word", unlabelled=[free(), more])
+    result: Any = model.result_
+    assert "encoder.subject.weight" not in result.weights
+    assert {k.split(".")[3] for k in result.weights if k.startswith("encoder.tokenizer.each.")} == {"0", "1"}
+    assert result.channel_score.shape == (7,)
+    both, alone = model.predict_proba([one, two]), model.predict_proba(two)
+    torch.testing.assert_close(both[len(both) // 2 :], alone)
+    torch.testing.assert_close(model.forward_module("second")(two.values).softmax(1), alone)
+    assert [r.sizes["channel"] for r in model.reconstruct([one, two])] == [4, 3]
+    assert model.encode(two).codes.shape == (20, 2)  # type: ignore[union-attr]
+    again: Any = tectum.load(model.save(str(tmp_path / "model")))
+    assert torch.equal(again.predict_proba([two, one]), model.predict_proba([two, one]))
+    assert len(result.plot("channels", subject="second").patches) == 3
+    with pytest.raises(InputError, match="sizes, got .*'own_tokenizers': True"):
+        DuIN(**TINY).fit(two, "word", init=result)
+
+
+@pytest.mark.parametrize("kind", ["shared", "own"])
+def test_known_subjects_keep_their_weights_in_another_order_and_new_ones_begin(kind: str) -> None:
+    one, two = words(), words(5, n_channels=3).with_(subject="second")
+    model = DuIN(**TINY, tokenizer=kind, pretrain="none").fit([one, two], "word")
+    fresh = words(6, n_channels=6).with_(subject="third")
+    for recs, order in (([two], (1,)), ([fresh, two, one], (None, 1, 0))):
+        found = model.adapt(recs, "word", part="head", epochs=1)
+        old, new = model.result_.weights, found.result_.weights
+        for key in ("encoder.blocks.0.first.weight", "encoder.blocks.0.attention.qkv.weight"):
+            assert torch.equal(new[key], old[key])
+        if kind == "own":
+            for place, before in enumerate(order):
+                name = "encoder.tokenizer.each.{}.layers.3.weight"
+                last = "encoder.tokenizer.each.{}.layers.0.weight"
+                n = 6 if before is None else recs[place].sizes["channel"]
+                if before is not None:
+                    assert torch.equal(new[name.format(place)], old[name.format(before)])
+                    assert torch.equal(new[last.format(place)][:, :n], old[last.format(before)][:, :n])
+        elif len(order) == 1:
+            assert torch.equal(new["encoder.subject.weight"][0], old["encoder.subject.weight"][1, :3])
+        assert found.predict(recs[0]).shape == (20,)
+
+
+def test_own_tokenisers_see_their_subject_only() -> None:
+    torch.manual_seed(0)
+    sizes = SMALL._replace(own_tokenizers=True, n_subjects=3)
+    module = Classifier(sizes, n_tokens=3, n_classes=4).double().train()
+    module.encoder.blocks.eval()
+    x, subject = torch.randn(5, 3, 60, dtype=torch.float64), torch.tensor([2, 0, 2, 0, 0])
+    found = module.encoder.tokens(x, subject)
+    for k in (0, 2):
+        rows = subject == k
+        one = copy.deepcopy(module.encoder.tokenizer.each[k])  # type: ignore[union-attr]
+        torch.testing.assert_close(found[rows], one(x[rows].transpose(1, 2)))
+    found.square().sum().backward()
+    moved = {n.split(".")[1] for n, p in module.encoder.tokenizer.named_parameters() if p.grad is not None}
+    assert moved == {"0", "2"}
+
+
+def test_parameters_of_the_published_model_of_twelve_subjects() -> None:
+    sizes = Sizes(n_subjects=12, own_tokenizers=True)
+    classifier = Classifier(sizes, n_tokens=30, n_classes=61)
+    assert count_parameters(classifier.encoder.tokenizer) == 12 * 80_432
+    assert count_parameters(classifier) == 5_052_797
+    # With the quantiser, codes and contrastive head that the published object carries unused: 5.25M; 5.18M is printed.
+    assert count_parameters(classifier) + (4_377_639 - 4_182_813) == 5_247_623
 
 
 def test_module_takes_raw_windows_and_exports() -> None:

@@ -15,7 +15,7 @@ from ...core.recording import Recording
 from ...nn import trials
 from ...nn.masking import random_mask
 from . import baselines, stages
-from .modules import VQVAE, Classifier, MaskedModel, Prepared, Sizes
+from .modules import VQVAE, Classifier, MaskedModel, Prepared, Sizes, state_of_subject
 from .result import DuINResult
 from .stages import Plan
 
@@ -61,7 +61,7 @@ def _state(module: nn.Module | None) -> dict[str, Tensor]:
 def _channels(course: Course, body: Any) -> dict[str, Any]:
     """Weight of every input channel of every subject, and which are used."""
     scores, used, table = [], [], []
-    layer = body.encoder.subject.scores()
+    layer = body.encoder.scores()
     recs = (*course.cohort.trials, *course.cohort.extra)
     member = (*course.cohort.trials_of, *course.cohort.extra_of)
     for k, (contract, fitting) in enumerate(zip(course.cohort.contracts, course.fittings, strict=True)):
@@ -210,11 +210,7 @@ def rebuilt(result: DuINResult, kind: str, subject: int) -> Any:
                   "classifier": result.weights}[kind])  # fmt: skip
     n = len(result.keeps[result.subjects[subject]])
     sizes = Sizes(**{**result.sizes_of, "n_subjects": 1, "n_channels": n})
-    state["encoder.subject.weight"] = state["encoder.subject.weight"][subject : subject + 1, :n]
-    state["encoder.subject.bias"] = state["encoder.subject.bias"][subject : subject + 1]
-    if kind == "codes":
-        state["channels.weight"] = state["channels.weight"][subject : subject + 1, :, :n]
-        state["channels.bias"] = state["channels.bias"][subject : subject + 1, :n]
+    state = state_of_subject(state, subject, n)
     options: dict[str, Any] = {}
     if kind == "classifier":
         options = {"n_tokens": int(result.contract.n_times or 0) // sizes.patch, "n_classes": len(result.labels),

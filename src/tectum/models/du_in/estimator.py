@@ -75,6 +75,9 @@ class DuIN(Decoder):
         In the attention blocks.
     activation : {None, "gelu"}, default None
         Between the convolutions of the tokeniser; the published one has none.
+    tokenizer : {"shared", "own"}, default "shared"
+        One tokeniser for all behind a linear layer of each subject's own, or, as in the published model of several
+        subjects, a tokeniser of each subject's own straight from its channels.
     n_codes, code_width : int, default 2048, 64
         Size of the codebook.
     decay, beta : float, default 0.99, 1.0
@@ -156,6 +159,7 @@ class DuIN(Decoder):
     hidden: int = param(320, int, low=1)
     dropout: float = param(0.2, float, low=0, high=0.99)
     activation: str | None = param(None, options=("gelu",))
+    tokenizer: str = param("shared", options=("shared", "own"))
     n_codes: int = param(2048, int, low=2)
     code_width: int = param(64, int, low=2)
     decay: float = param(0.99, float, low=0, high=1)
@@ -257,7 +261,7 @@ class DuIN(Decoder):
         sizes = Sizes(n_channels=n_channels, patch=patch, stride=patch // self.steps, sources=self.sources,
                       filters=self.filters, features=self.features, depth=self.depth, heads=self.heads,
                       head_width=self.head_width, hidden=self.hidden, dropout=self.dropout,
-                      activation=self.activation)  # fmt: skip
+                      activation=self.activation, own_tokenizers=self.tokenizer == "own")  # fmt: skip
         return Classifier(sizes, n_times // patch, n_classes)
 
     def _check(self, data: tuple[Any, ...], target: Any) -> tuple[Any, ...]:

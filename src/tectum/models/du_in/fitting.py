@@ -17,7 +17,7 @@ from ...core.recording import Recording
 from ...core.result import hash_tensors
 from ...nn import trials
 from . import data, stages
-from .modules import VQVAE, Classifier, MaskedModel, Sizes
+from .modules import OF_SUBJECTS, VQVAE, Classifier, MaskedModel, Sizes, put_subject, state_of_subject
 from .result import DuINResult
 from .stages import Plan
 
@@ -101,6 +101,7 @@ class Course:
             stride=self.patch // s.steps, sources=s.sources, filters=s.filters, features=s.features, depth=s.depth,
             decoder_depth=s.decoder_depth, heads=s.heads, head_width=s.head_width, hidden=s.hidden, dropout=s.dropout,
             activation=s.activation, n_codes=s.n_codes, code_width=s.code_width, decay=s.decay,
+            own_tokenizers=s.tokenizer == "own",
         )  # fmt: skip
 
     def make(self, kind: Callable[..., nn.Module], *args: Any, name: str, **options: Any) -> Any:
@@ -266,7 +267,7 @@ class Course:
                            name="select")  # fmt: skip
         plan = self.plan("select", s.select_epochs, s.batch_size, s.lr, s.lr / 40, s.weight_decay)
         stages.train_classes(module, found.bank, found.classes, found.train, found.held, plan, shift=s.shift)
-        scores = module.encoder.subject.scores()
+        scores = module.encoder.scores()
         for k, fitting in enumerate(self.fittings):
             own = scores[k, : len(fitting.keep)]
             best = stages.chosen_channels(own, torch.ones_like(own, dtype=torch.bool), n)
@@ -365,23 +366,27 @@ class Course:
             got = {k: v for k, v in start.sizes_of.items() if getattr(self.sizes(), k) != v}
             raise InputError(explain(f"{WHERE}(init)", expected="a result of networks of these sizes", got=str(got)))
         state = start.weights or start.masked_weights or start.codebook_weights
-        mine, theirs = module.state_dict(), {k: v for k, v in state.items() if k.startswith(("encoder.", "quantiser."))}
-        if start.stage == "classifier" and start.labels == labels:
-            theirs |= {k: v for k, v in state.items() if k.startswith("head.")}
-        for key in ("encoder.subject.weight", "encoder.subject.bias"):
-            layer, old = mine[key].clone(), theirs.pop(key)
-            for k, name in enumerate(self.cohort.names):
-                if self._is_known(start, k):
-                    row = old[start.subject_index(name)].to(layer)
-                    layer[k, : len(row)] = row
-            mine[key] = layer
-        mine |= {k: v.to(mine[k]) for k, v in theirs.items() if k in mine and mine[k].shape == v.shape}
+        parts = (
+            "encoder.",
+            "quantiser.",
+            *(("head.",) if start.stage == "classifier" and start.labels == labels else ()),
+        )
+        mine, names = module.state_dict(), range(len(self.cohort.names))
+        shared = {k: v for k, v in state.items() if k.startswith(parts) and not k.startswith(OF_SUBJECTS)}
+        mine |= {k: v.to(mine[k]) for k, v in shared.items() if k in mine and mine[k].shape == v.shape}
+        known = [k for k in names if self._is_known(start, k)]
+        for k in known:
+            place = start.subject_index(self.cohort.names[k])
+            put_subject(mine, state_of_subject(state, place, len(self.fittings[k].keep)), k)
         module.load_state_dict(mine)
         if self.given.part == "all":
             return ()
-        module.encoder.requires_grad_(False)
-        module.encoder.subject.requires_grad_(not all(self._is_known(start, k) for k in range(len(self.cohort.names))))
-        return (module.encoder.tokenizer, module.encoder.blocks)
+        encoder = module.encoder
+        encoder.requires_grad_(False)
+        for k in set(names) - set(known):
+            encoder.of_subject(k).requires_grad_(True)
+        still = [encoder.of_subject(k) for k in known] if encoder.subject is None else [encoder.tokenizer]
+        return (*still, encoder.blocks)
 
 
 def _lacks(start: DuINResult | None, stage: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,7 @@ class Sizes(NamedTuple):
     code_width: int = 64
     decay: float = 0.99
     head_hidden: int = 128
+    own_tokenizers: bool = False  #: one for each subject, from its channels, in place of a layer of subjects
 
     @property
     def width(self) -> int:
@@ -68,20 +70,64 @@ def positioned(tokens: Tensor) -> Tensor:
     return tokens + sinusoid(tokens.shape[1], tokens.shape[2], device=tokens.device, dtype=tokens.dtype)
 
 
+def tokenizer(sizes: Sizes, n_in: int) -> PatchEncoder:
+    """Make a tokeniser of ``n_in`` sources or channels."""
+    return PatchEncoder(n_in, sizes.filters, sizes.features, patch=sizes.patch, stride=sizes.stride,
+                        activation=sizes.activation)  # fmt: skip
+
+
+class OwnTokenizers(nn.Module):
+    """A tokeniser for each subject, straight from its channels; each sees the windows of its subject only."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.patch = sizes.patch
+        self.each = nn.ModuleList(tokenizer(sizes, sizes.n_channels) for _ in range(sizes.n_subjects))
+
+    def forward(self, x: Tensor, subject: Tensor | None = None) -> Tensor:
+        """Map (batch, time, channel) to (batch, token, width); without ``subject`` (batch,) all are the first."""
+        if subject is None:
+            only: Tensor = self.each[0](x)
+            return only
+        rows = [(subject == k).nonzero()[:, 0] for k in range(len(self.each))]
+        parts = [one(x[mine]) for one, mine in zip(self.each, rows, strict=True) if len(mine)]
+        return torch.cat(parts)[torch.cat(rows).argsort()]
+
+    def scores(self) -> Tensor:
+        """Return how much each channel weighs in the first convolution, over the largest: Tensor (subject, channel)."""
+        size = torch.stack([one.layers[0].weight.detach().abs().mean((0, 2)) for one in self.each])  # type: ignore[union-attr, operator, index]
+        return size / size.amax(1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
+
+
 class Encoder(nn.Module):
     """Channels to sources, patches to tokens, tokens among each other."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.subject = SubjectLinear(sizes.n_subjects, sizes.n_channels, sizes.sources)
-        self.tokenizer = PatchEncoder(sizes.sources, sizes.filters, sizes.features, patch=sizes.patch,
-                                      stride=sizes.stride, activation=sizes.activation)  # fmt: skip
+        self.subject = None
+        self.tokenizer: PatchEncoder | OwnTokenizers
+        if sizes.own_tokenizers:
+            self.tokenizer = OwnTokenizers(sizes)
+        else:
+            self.subject = SubjectLinear(sizes.n_subjects, sizes.n_channels, sizes.sources)
+            self.tokenizer = tokenizer(sizes, sizes.sources)
         self.blocks = blocks(sizes, sizes.depth)
 
     def tokens(self, x: Tensor, subject: Tensor | None = None) -> Tensor:
         """Return the token of every patch of (batch, channel, time), by itself: (batch, token, width)."""
-        found: Tensor = self.tokenizer(self.subject(x.transpose(1, 2), subject))
+        x = x.transpose(1, 2)
+        found: Tensor
+        found = self.tokenizer(x, subject) if self.subject is None else self.tokenizer(self.subject(x, subject))
         return found
+
+    def scores(self) -> Tensor:
+        """Return how much each channel weighs, over the largest of its subject: Tensor (subject, channel)."""
+        layer: SubjectLinear | OwnTokenizers = self.tokenizer if self.subject is None else self.subject  # type: ignore[assignment]
+        return layer.scores()
+
+    def of_subject(self, k: int) -> nn.Module:
+        """Return what belongs to one subject alone; of a layer of subjects, the layer."""
+        return self.subject if isinstance(self.tokenizer, PatchEncoder) else self.tokenizer.each[k]  # type: ignore[return-value]
 
     def mixed(self, tokens: Tensor) -> Tensor:
         """Let tokens (batch, token, width) see each other."""
@@ -242,6 +288,47 @@ class Prepared(nn.Module):
         """Map (batch, channel, time) in the units of the recording to logits (batch, class)."""
         logits: Tensor = self.body(self.standard(x))
         return nn.functional.logsigmoid(logits) if self.sigmoid else logits
+
+
+_EACH = "encoder.tokenizer.each."
+OF_SUBJECTS = ("encoder.subject.", _EACH)  #: what of an encoder belongs to one subject
+_KERNEL = "layers.0.weight"  #: of a tokeniser, (filter, channel, sample)
+
+
+def state_of_subject(state: Mapping[str, Tensor], k: int, n: int) -> dict[str, Tensor]:
+    """Return the state of a network for subject ``k`` alone, with its ``n`` channels.
+
+    Examples
+    --------
+    >>> state = Classifier(Sizes(n_channels=5, n_subjects=3), 2, 2).state_dict()
+    >>> state_of_subject(state, 1, 4)["encoder.subject.weight"].shape
+    torch.Size([1, 4, 16])
+    """
+    cuts = {"encoder.subject.weight": (slice(k, k + 1), slice(n)), "encoder.subject.bias": (slice(k, k + 1),),
+            "channels.weight": (slice(k, k + 1), slice(None), slice(n)),
+            "channels.bias": (slice(k, k + 1), slice(n))}  # fmt: skip
+    made = {}
+    for name, value in state.items():
+        place, _, rest = name.removeprefix(_EACH).partition(".")
+        if not name.startswith(_EACH):
+            made[name] = value[cuts[name]] if name in cuts else value
+        elif int(place) == k:
+            made[f"{_EACH}0.{rest}"] = value[:, :n] if rest == _KERNEL else value
+    return made
+
+
+def put_subject(state: dict[str, Tensor], one: Mapping[str, Tensor], k: int) -> None:
+    """Write what belongs to the subject of a state of one subject into place ``k`` of an encoder's state."""
+    for name, value in one.items():
+        if name in ("encoder.subject.weight", "encoder.subject.bias"):
+            made = state[name].clone()
+            made[k, : value.shape[1]] = value[0].to(made)
+            state[name] = made
+        elif name.startswith(f"{_EACH}0."):
+            rest = name.removeprefix(f"{_EACH}0.")
+            made = state[f"{_EACH}{k}.{rest}"].clone()
+            made[(slice(None), slice(value.shape[1])) if rest == _KERNEL else ...] = value.to(made)
+            state[f"{_EACH}{k}.{rest}"] = made
 
 
 def count_parameters(module: nn.Module) -> int:
