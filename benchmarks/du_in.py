@@ -1,8 +1,9 @@
 """DuIN: a training step of each stage against the same networks written plainly, and longer evidence of recovery.
 
-Run ``python benchmarks/du_in.py [--threads 1] [--batch 16] [--repeats 4]`` for times, ``--evidence SEED`` for the
-validation of the spec's small configuration (128 filters, tokens of 160 numbers, 800 windows; about two minutes a seed
-on one core), and ``--labels SEED [--per-class N]`` for what pretraining brings with few labels.
+Run ``python benchmarks/du_in.py [--threads 1] [--batch 16] [--repeats 4]`` for times, ``--stream`` for what a live
+decision costs, ``--evidence SEED`` for the validation of the spec's small configuration (128 filters, tokens of 160
+numbers, 800 windows; about two minutes a seed on one core), and ``--labels SEED [--per-class N]`` for what pretraining
+brings with few labels.
 
 Both sides have the published sizes, the same weights and the same batch: 4 s (first two stages) or 3 s (third) of ten
 channels at 1 kHz. "Plain" is the manner of the published code: scores of attention are kept and exponentiated by hand,
@@ -30,10 +31,12 @@ from tectum import DuIN
 from tectum.datasets import simulate
 from tectum.models.du_in import stages
 from tectum.models.du_in.modules import VQVAE, Classifier, MaskedModel, Sizes
+from tectum.models.du_in.running import Prepared, Remembering
 from tectum.nn.attention import SelfAttention
 from tectum.nn.losses import token_cross_entropy
 from tectum.nn.masking import random_mask
 from tectum.nn.vq import VectorQuantiser, unit
+from tectum.stream import realtime
 
 # The plain manner
 
@@ -161,6 +164,32 @@ def times(batch: int, repeats: int) -> None:
         print(f"{row} {losses[0]:.5f} {losses[1]:.5f} |", flush=True)
 
 
+# Streams
+
+
+def stream_times(seconds: float = 30.0, hop: int = 50) -> None:
+    """Time decisions of the published size, whole and with known patches kept, hop by hop in turn."""
+    torch.manual_seed(0)
+    body = Classifier(Sizes(), 30, 61).eval().requires_grad_(False)
+    network = Prepared(body, torch.arange(10), torch.zeros(10), torch.ones(10), n_times=3000).eval()
+    live = Remembering(network).eval()
+    x = torch.randn(1, 10, 3000 + round(seconds * 1000))
+    taken: dict[str, list[float]] = {"whole": [], "known patches kept": []}
+    apart = 0.0
+    with realtime(), torch.inference_mode():
+        for k in range((x.shape[2] - 3000) // hop):
+            window, logits = x[..., k * hop : k * hop + 3000], []
+            for name, module in zip(taken, (network, live), strict=True):
+                began = time.thread_time()
+                logits.append(module(window))
+                taken[name].append(time.thread_time() - began)
+            apart = max(apart, float((logits[0] - logits[1]).abs().max()))
+    print(f"a decision every {hop} ms, published size, one thread, processor time; largest difference {apart:.1e}")
+    for name, values in taken.items():
+        p50, p99 = np.quantile(values[20:], [0.5, 0.99]) * 1e3
+        print(f"  {name:20} p50 {p50:.2f} ms   p99 {p99:.2f} ms", flush=True)
+
+
 # Evidence
 
 SPEC = {"device": "cpu", "depth": 2, "decoder_depth": 1, "n_codes": 64, "window": 1.0, "pretrain_batch": 32,
@@ -219,10 +248,13 @@ def main() -> None:
     parser.add_argument("--labels", type=int)
     parser.add_argument("--per-class", type=int, default=10)
     parser.add_argument("--codes-only", action="store_true")
+    parser.add_argument("--stream", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.evidence is not None:
         evidence(given.evidence, given.snr, SPEC, "codes" if given.codes_only else "masked")
+    elif given.stream:
+        stream_times()
     elif given.labels is not None:
         labels(given.labels, given.per_class)
     else:

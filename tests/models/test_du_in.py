@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -448,6 +449,46 @@ def test_module_takes_raw_windows_and_exports() -> None:
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(network, (x.values[:4],), dynamic_shapes=({0: batch},))
     torch.testing.assert_close(program.module()(x.values), network(x.values))
+
+
+@pytest.mark.parametrize("hop", [50, 100, 30, 200, 70])
+@pytest.mark.parametrize("compat", ["ours", "reference"])
+def test_streams_compute_new_patches_only(hop: int, compat: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rec = words(n_tokens=4)
+    model = DuIN(**{**TINY, "epochs": 1}, pretrain="none", compat=compat).fit(rec, "word")
+    plain, live = model.forward_module(), model.stream_module()
+    seen: list[int] = []
+    tokenizer: Any = live.network.body.encoder.tokenizer  # type: ignore[union-attr]
+    real = tokenizer.forward
+    monkeypatch.setattr(tokenizer, "forward", lambda x: seen.append(x.shape[1]) or real(x))
+    x = torch.randn(1, 4, 400 + 20 * hop, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for k in range(20):
+            if k == 12:
+                x = x.flip(2)  # a jump: nothing goes on
+            if k == 16:
+                continue  # a window left out
+            window = x[..., k * hop : k * hop + 400]
+            torch.testing.assert_close(live(window), plain(window), atol=1e-5, rtol=1e-4)
+    period = 100 // math.gcd(100, hop)
+    if hop * period < 400 and period < 10:
+        new = hop * period
+        assert seen[:12] == [400] * period + [new] * (12 - period)
+        assert seen[12 : 12 + period] == [400] * min(period, len(seen[12:]))
+    batch = torch.randn(3, 4, 400, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(live(batch), plain(batch))
+
+
+def test_a_stream_decides_as_the_model_does_offline() -> None:
+    rec = words(n_tokens=4)
+    model = DuIN(**{**TINY, "epochs": 1}, pretrain="none").fit(rec, "word")
+    x = np.random.default_rng(0).standard_normal((3000, 4)).astype(np.float32)
+    stream = tectum.Stream(model, rate=1000.0, hop=0.05, channels=[str(n) for n in rec.labels("channel")])  # type: ignore[union-attr]
+    found = [p for part in np.array_split(x, 37) for p in stream.push(part)]
+    windows = torch.from_numpy(x.T.copy()).unfold(1, 400, 50).movedim(1, 0)
+    wanted = model.forward_module()(windows).softmax(1)
+    assert len(found) == len(windows) == 53
+    torch.testing.assert_close(torch.tensor([p.proba for p in found]), wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_reference_reads_sigmoids_as_the_published_code() -> None:

@@ -70,8 +70,8 @@ def check_window(contract: Contract) -> None:
 
 
 def module_of(decoder: Any) -> nn.Module:
-    """Return the decoder's pure module, which must be in evaluation mode."""
-    found = decoder.forward_module
+    """Return the decoder's module for streams, or its pure module, which must be in evaluation mode."""
+    found = getattr(decoder, "stream_module", None) or decoder.forward_module
     module: nn.Module = found if isinstance(found, nn.Module) else found()
     if any(m.training for m in module.modules()):
         got = "one in training mode, whose statistics drift"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import Bank
-from .modules import Prepared
+from .running import Prepared
 from .stages import Plan, train_classes
 
 BANDS = ((1, 4), (4, 8), (8, 13), (13, 30), (30, 70), (70, 150))  #: Hz

@@ -15,8 +15,9 @@ from ...core.recording import Recording
 from ...nn import trials
 from ...nn.masking import random_mask
 from . import baselines, stages
-from .modules import VQVAE, Classifier, MaskedModel, Prepared, Sizes, state_of_subject
+from .modules import VQVAE, Classifier, MaskedModel, Sizes, state_of_subject
 from .result import DuINResult
+from .running import Prepared
 from .stages import Plan
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from .describe import baseline_of, describe, prepared, signal_of
 from .fitting import Course, Given
 from .modules import Classifier, Sizes
 from .result import DuINResult
+from .running import Prepared, Remembering
 
 CHUNK = 256  #: windows that pass through a network at once
 
@@ -486,3 +487,8 @@ class DuIN(Decoder):
         moved = result.to("cpu")
         module = prepared(moved, "classifier", place, clamp=self.clamp, sigmoid=self.compat == "reference")
         return module.float().eval()
+
+    def stream_module(self, subject: str | None = None) -> nn.Module:
+        """Return :meth:`forward_module` for windows that follow each other: known patches are not computed again."""
+        found = self.forward_module(subject)
+        return Remembering(found).eval() if isinstance(found, Prepared) else found

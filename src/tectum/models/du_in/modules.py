@@ -95,7 +95,7 @@ class OwnTokenizers(nn.Module):
 
     def scores(self) -> Tensor:
         """Return how much each channel weighs in the first convolution, over the largest: Tensor (subject, channel)."""
-        size = torch.stack([one.layers[0].weight.detach().abs().mean((0, 2)) for one in self.each])  # type: ignore[union-attr, operator, index]
+        size = torch.stack([one.layers[0].weight.detach().abs().mean((0, 2)) for one in self.each])  # type: ignore[union-attr, index]
         return size / size.amax(1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
 
 
@@ -219,7 +219,10 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor, subject: Tensor | None = None) -> Tensor:
         """Map (batch, channel, time) to logits (batch, class)."""
-        tokens = self.encoder(x, subject)
+        return self.decided(self.encoder(x, subject))
+
+    def decided(self, tokens: Tensor) -> Tensor:
+        """Map mixed tokens (batch, token, width) to logits (batch, class)."""
         if self.quantiser is not None:
             tokens = self.quantiser(tokens).out
         logits: Tensor = self.head(tokens.flatten(1))
@@ -241,53 +244,6 @@ class TokenClassifier(nn.Module):
         """Map (batch, channel, time) to logits (batch, token, class)."""
         logits: Tensor = self.head(self.encoder(x, subject))
         return logits
-
-
-class Prepared(nn.Module):
-    """A fitted network for one subject that takes raw channels: selection and normalisation are inside.
-
-    Parameters
-    ----------
-    body : nn.Module
-        Takes the channels used, standardised.
-    keep, centre, scale : Tensor, shape (channel,)
-        Positions of the channels used, and the normaliser.
-    n_times : int, optional
-        Samples used, from the start of a window.
-    clamp : float, optional
-        Largest absolute value after normalisation.
-    sigmoid : bool, default False
-        Whether the body was trained through a sigmoid; its logarithm is the logit then.
-    """
-
-    keep: Tensor
-    centre: Tensor
-    scale: Tensor
-
-    def __init__(
-        self, body: nn.Module, keep: Tensor, centre: Tensor, scale: Tensor, *, n_times: int | None = None,
-        clamp: float | None = None, sigmoid: bool = False,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.body, self.n_times, self.clamp, self.sigmoid = body, n_times, clamp, sigmoid
-        for name, value in {"keep": keep, "centre": centre[:, None], "scale": scale[:, None]}.items():
-            self.register_buffer(name, value)
-
-    def standard(self, x: Tensor, *, whole: bool = False) -> Tensor:
-        """Choose channels and normalise (batch, channel, time); with ``whole`` of any length."""
-        x = (x.index_select(1, self.keep) - self.centre) / self.scale
-        x = x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
-        return x if whole or self.n_times is None else x[:, :, : self.n_times]
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Map (batch, channel, time) to what the first stage makes of the channels used, in their units."""
-        signal: Tensor = self.body(self.standard(x, whole=True)).signal
-        return signal * self.scale + self.centre
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, channel, time) in the units of the recording to logits (batch, class)."""
-        logits: Tensor = self.body(self.standard(x))
-        return nn.functional.logsigmoid(logits) if self.sigmoid else logits
 
 
 _EACH = "encoder.tokenizer.each."
