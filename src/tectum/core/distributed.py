@@ -81,6 +81,15 @@ def mean(value: Tensor) -> Tensor:
     return total / world().size
 
 
+def average_buffers(module: nn.Module) -> None:
+    """Give every process the mean of all running statistics, which otherwise are of its own batches."""
+    if world().size > 1:
+        with torch.no_grad():
+            for value in module.buffers():
+                if value.is_floating_point():
+                    value.copy_(mean(value))
+
+
 def barrier() -> None:
     """Wait for every process."""
     if world().size > 1:

@@ -146,6 +146,7 @@ def train(
             if val is not None and ((step + 1) % val_every == 0 or step + 1 == steps):
                 place = keeper.evaluate(val, place, history)
             keeper.maybe_save(place, history)
+    distributed.average_buffers(module)
     keeper.finish(val is not None)
     curves = {k: torch.tensor(v, dtype=torch.float64, device="cpu") for k, v in history.items()}
     return TrainResult(curves, place.best_step if val is not None else place.step, place.step, place.step < steps)
@@ -255,6 +256,7 @@ class _Keeper:
         self, val: Callable[[nn.Module], float | Tensor], place: _Progress, history: dict[str, list[float]]
     ) -> _Progress:
         """Evaluate once; keep the weights if they are the best so far."""
+        distributed.average_buffers(self.module)
         with evaluating(self.module):
             found = torch.as_tensor(val(self.module), device=self.engine.device)
             value = float(distributed.mean(found.to(highest_precision(found.device))))

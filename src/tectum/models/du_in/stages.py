@@ -334,7 +334,7 @@ def train_classes(
         return sigmoid_cross_entropy(logits, wanted) if sigmoid else F.cross_entropy(logits, wanted, weight=weight)
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor | None, Tensor]) -> Tensor:
-        for part in (*frozen, getattr(model, "quantiser", None)):
+        for part in (*frozen, getattr(module, "quantiser", None)):
             if part is not None:
                 part.eval()  # statistics and codes do not move
         return entropy(model(batch[0], batch[1]), batch[2])
