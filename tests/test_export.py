@@ -21,8 +21,11 @@ from support.decoders import NAMES, Standin, offline, recording, standin
 from tectum import Causal, Evidence, Stream
 from tectum.core.errors import ContractError, InputError, LoadError, MissingExtraError
 from tectum.deploy import Exported, MismatchError, NotExportable, archive, export_steps, load
-from tectum.deploy.card import Card, check_input
+from tectum.deploy.card import Card
+from tectum.deploy.causality import check_causal
 from tectum.deploy.convert import metadata
+from tectum.nn.check import check_input
+from tectum.preprocess.causal import Chain, NotCausalError
 
 FORMATS = ("onnx", "torch")
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
@@ -188,6 +191,42 @@ def test_networks_that_would_mislead_are_refused(decoder: Standin, part: nn.Modu
     assert words in str(error.value)
 
 
+class Memory(nn.Module):
+    """Answers by what it was asked before."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        now = x.mean(2)[:, :3]
+        self.seen = 0.5 * self.seen + now.mean(0)
+        return now - self.seen
+
+
+def test_a_network_with_a_memory_is_refused(decoder: Standin, tmp_path: Path) -> None:
+    with pytest.raises(NotCausalError, match="what the network saw before"):
+        check_causal(Memory().eval(), decoder.contract_, decoder.causal_, scale=10.0)
+    assert issubclass(NotCausalError, RuntimeError)
+
+
+def test_steps_that_look_ahead_are_found_by_their_numbers(
+    decoder: Standin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scipy.signal import sosfiltfilt
+
+    def both_ways(self: Chain, chunk: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        return torch.from_numpy(sosfiltfilt(self.steps.sos, chunk.numpy()).copy()), state
+
+    tectum.export(decoder, tmp_path / "fine.pt2")
+    monkeypatch.setattr(Chain, "step", both_ways)
+    with pytest.raises(NotCausalError, match="changes with samples after the window"):
+        tectum.export(decoder, tmp_path / "x.pt2")
+    assert not (tmp_path / "x.pt2").exists()
+
+
 def test_bad_arguments(decoder: Standin, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected one of \['onnx', 'torch'\], got 'onxx'; did you mean 'onnx'"):
         tectum.export(decoder, tmp_path / "x", format="onxx")
@@ -302,6 +341,25 @@ def test_files_that_are_none_are_refused(files: dict[str, Path], tmp_path: Path)
         load(tmp_path / "v.pt2")
 
 
+def test_an_archive_that_swells_is_refused_unread(files: dict[str, Path], tmp_path: Path) -> None:
+    target = tmp_path / "x.pt2"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in archive.entries(files["torch"].read_bytes()).items():
+            file.writestr(f"a/{name}", content)
+        file.writestr("a/data/weights/weight_99", bytes(10**7))
+    with pytest.raises(LoadError, match="one that cannot be read") as error:
+        load(target)
+    assert "unpack to more" in str(error.value.__cause__)
+
+
+def test_a_graph_that_makes_no_sense_is_refused_by_name(files: dict[str, Path], tmp_path: Path) -> None:
+    def broken(content: dict[str, bytes]) -> dict[str, bytes]:
+        return graph_with(content, lambda g: nodes(g)[0].update(target="torch.ops.aten.sin.default"))
+
+    with pytest.raises(LoadError):
+        load(rewritten(files["torch"], tmp_path / "x.pt2", broken))
+
+
 class Trap:
     """Leaves a mark when it is unpickled."""
 
@@ -334,10 +392,13 @@ def test_nothing_that_could_run_is_read(files: dict[str, Path], tmp_path: Path) 
         next(iter(made["config"].values()))["use_pickle"] = True
         return {**content, name: json.dumps(made).encode()}
 
-    def expression(graph: dict[str, Any]) -> None:
+    def retargeted(content: dict[str, bytes], target: str) -> dict[str, bytes]:
+        return graph_with(content, lambda g: nodes(g)[0].update(target=target))
+
+    def expression(graph: dict[str, Any], text: str = evil) -> None:
         values = graph["graph_module"]["graph"]["tensor_values"]
         sizes = next(v["sizes"] for v in values.values() if any("as_expr" in s for s in v["sizes"]))
-        next(s for s in sizes if "as_expr" in s)["as_expr"]["expr_str"] = evil
+        next(s for s in sizes if "as_expr" in s)["as_expr"]["expr_str"] = text
 
     def spec(graph: dict[str, Any]) -> None:
         graph["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = '[1, {"type": "os.system"}]'
@@ -349,6 +410,15 @@ def test_nothing_that_could_run_is_read(files: dict[str, Path], tmp_path: Path) 
         "guards, which are code": lambda c: graph_with(c, lambda g: g.update(guards_code=[evil])),
         "expr_str": lambda c: graph_with(c, expression),
         "target": lambda c: graph_with(c, lambda g: nodes(g)[0].update(target="torch.hub.load")),
+        "target 'torch.ops.aten.from_file.default'": lambda c: retargeted(c, "torch.ops.aten.from_file.default"),
+        "target 'torch.ops.aten.set_.default'": lambda c: retargeted(c, "torch.ops.aten.set_.default"),
+        "target 'torch.ops.aten.add_.Tensor'": lambda c: retargeted(c, "torch.ops.aten.add_.Tensor"),
+        "target 'torch.ops.aten.__class__.mro'": lambda c: retargeted(c, "torch.ops.aten.__class__.mro"),
+        "target 'torch.ops.aten.sin'": lambda c: retargeted(c, "torch.ops.aten.sin"),
+        "as_operator 'torch.hub.load'": lambda c: graph_with(
+            c, lambda g: nodes(g)[0]["inputs"][0].update(arg={"as_operator": "torch.hub.load"})
+        ),
+        "expr_str '9**9**9**9'": lambda c: graph_with(c, lambda g: expression(g, "9**9**9**9")),
         "name": lambda c: graph_with(c, lambda g: nodes(g)[0].update(name=f"x = {evil}")),
         "metadata of the graph": lambda c: graph_with(c, lambda g: nodes(g)[0].update(metadata={"stack_trace": "x"})),
         "in_spec": lambda c: graph_with(c, spec),

@@ -19,6 +19,7 @@ from support.decoders import NAMES, Standin, Tone, offline, recording, standin
 from tectum import Causal, Evidence, Recording, Stream
 from tectum.core.contract import Contract
 from tectum.core.errors import ContractError, InputError, LoadError, UnitsError
+from tectum.preprocess.causal import NotCausalError
 from tectum.stream import Decision, Replayed, read_log, realtime, replay
 
 STEPS = Causal(highpass=0.5, lowpass=45.0, notch=(50.0,), reference="average", decimate=2, tau=3.0)
@@ -84,9 +85,9 @@ def test_light_cnn_decides_alike_offline_and_live(chunk: int, tmp_path: Path) ->
     windows = rec.windows(0.5, hop=0.2)
     windows = windows.with_(coords={**windows.coords, "trial": {"label": np.arange(windows.shape[0]) % 2}})
     decoder = tectum.LightCNN(epochs=2, device="cpu", validation=0.0).fit(windows)
-    decoder.causal_ = Causal.of(windows)
     decoder.save(str(tmp_path / "d"))
-    decoder = tectum.load(tmp_path / "d")
+    decoder = tectum.load(tmp_path / "d")  # the causal steps come along by themselves
+    assert Causal.of(decoder) == Causal.of(windows)
     raw = recording(1500, seed=9)
     stream = Stream.of(decoder, Replayed(raw, chunk), hop=0.2)
     made = list(stream.run(Replayed(raw, chunk)))
@@ -94,6 +95,46 @@ def test_light_cnn_decides_alike_offline_and_live(chunk: int, tmp_path: Path) ->
         tectum.preprocess.apply_causal(raw, Causal(highpass=1.0, lowpass=40.0)).windows(0.5, hop=0.2)
     )
     np.testing.assert_allclose([d.proba for d in made], np.asarray(wanted), atol=1e-5)
+
+
+def trained(*data: Recording) -> Any:
+    labelled = [w.with_(coords={**w.coords, "trial": {"label": np.arange(w.shape[0]) % 2}}) for w in data]
+    return tectum.LightCNN(epochs=1, device="cpu", validation=0.0).fit(labelled)
+
+
+@pytest.mark.parametrize(
+    ("process", "words"),
+    [
+        (lambda rec: tectum.preprocess.filter(rec, 1.0, 40.0), "training data behind filter; train behind"),
+        (lambda rec: tectum.preprocess.standardise(rec), "training data behind standardise"),
+        (lambda rec: tectum.preprocess.reference(rec, "average"), "training data behind reference"),
+        (lambda rec: tectum.preprocess.apply_causal(tectum.preprocess.filter(rec, 1.0, 40.0), STEPS), "behind filter"),
+    ],
+)
+def test_what_a_stream_cannot_repeat_is_refused_until_somebody_vouches_for_it(
+    rec: Recording, process: Any, words: str, tmp_path: Path
+) -> None:
+    windows = process(rec).windows(0.4)
+    decoder = trained(windows)
+    options = {"rate": windows.rate, "channels": NAMES}
+    with pytest.raises(NotCausalError, match=words) as error:
+        Stream(decoder, **options)
+    assert isinstance(error.value, RuntimeError)
+    with pytest.raises(NotCausalError, match=words):
+        tectum.export(decoder, tmp_path / "d.pt2")
+    decoder.causal_ = Causal()
+    assert Stream(decoder, **options).push(np.random.default_rng(0).standard_normal((200, 8)))
+
+
+def test_several_recordings_share_their_steps_or_are_refused(rec: Recording) -> None:
+    loud = rec.with_(data=3 * rec.values)
+    one, two, three = (tectum.preprocess.apply_causal(r, STEPS).windows(0.4) for r in (rec, loud, loud))
+    found = Causal.of(trained(one, two, three))
+    assert found is not None
+    assert found.scale == pytest.approx(np.median([s.scale for w in (one, two) if (s := Causal.of(w))]))
+    other = tectum.preprocess.apply_causal(rec, Causal(decimate=2, highpass=1.0, tau=3.0)).windows(0.4)
+    with pytest.raises(InputError, match="expected the same causal steps in all training data, got different ones"):
+        Causal.of(trained(one, other))
 
 
 def test_nothing_depends_on_later_samples(rec: Recording) -> None:

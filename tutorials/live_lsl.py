@@ -53,7 +53,8 @@ print(training)
 # Train behind causal steps
 # -------------------------
 # What a stream can do, training must do too: filters that look only back, and no more samples than live. The same
-# object, ``Causal``, describes both. Windows of 1.2 s are cut afterwards; those that straddle two tasks are left out.
+# object, ``Causal``, describes both; it stands in the history of the windows, and the decoder keeps it. Windows of
+# 1.2 s are cut afterwards; those that straddle two tasks are left out.
 
 steps = Causal(highpass=4.0, lowpass=30.0, order=2, decimate=2)
 filtered = tectum.preprocess.apply_causal(training, steps)
@@ -71,7 +72,6 @@ def labelled(rec, task, length=1.2, hop=0.2):
 
 windows = labelled(filtered, task)
 decoder = tectum.LightCNN(kernel=25, epochs=30, lr=3e-3, device="cpu", random_state=0).fit(windows)
-decoder.causal_ = Causal.of(windows)  # from the history of the windows; saved with the decoder
 decoder.result_.plot("training")
 
 # %%

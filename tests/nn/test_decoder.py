@@ -14,7 +14,7 @@ from torch import nn
 
 import tectum
 from tectum import Recording
-from tectum.core.errors import AxisError, ContractError, InputError, NotFittedError
+from tectum.core.errors import AxisError, ContractError, InputError, MismatchError, NotFittedError
 from tectum.nn.standardise import Standardise, learn_standard
 from tectum.nn.trials import confusion_counts, encode, hold_out, mean_recall, read_labels, trial_groups
 
@@ -363,6 +363,39 @@ def test_what_cannot_be_adapted_is_refused() -> None:
 
 
 # Export
+
+
+def test_a_file_carries_a_test_of_its_numbers(tmp_path: Path) -> None:
+    model = decoder(epochs=1).fit(recording())
+    path = model.save(str(tmp_path / "m"))
+    stored = model.__getstate_tectum__()["check"]
+    assert len(stored["logits"]) == 2
+    again = tectum.load(path)
+    assert again.__getstate_tectum__()["check"] == stored
+
+    class Shifted(tectum.LightCNN):  # a version of the class whose numbers are others
+        def forward_module(self) -> nn.Module:
+            module = super().forward_module()
+            module.body.head.bias.add_(2e-3)
+            return module
+
+    with pytest.raises(MismatchError, match="Shifted: expected the stored logits of the test input, got a diff.*0.002"):
+        Shifted.__setstate_tectum__(model.__getstate_tectum__())
+    model.result_.weights["body.head.bias"].fill_(torch.nan)
+    assert tectum.load(model.save(str(tmp_path / "n"))).result_.labels == again.result_.labels
+
+
+def test_the_error_of_other_numbers_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = decoder(epochs=1).fit(recording()).save(str(tmp_path / "m"))
+    forward = tectum.LightCNN.forward_module
+
+    def shifted(self: tectum.LightCNN) -> nn.Module:
+        return nn.Sequential(forward(self), nn.Softplus())
+
+    monkeypatch.setattr(tectum.LightCNN, "forward_module", shifted)
+    with pytest.raises(MismatchError, match="m.safetensors: LightCNN: expected the stored logits") as error:
+        tectum.load(path)
+    assert isinstance(error.value, RuntimeError)
 
 
 def test_plain_module_gives_the_same_probabilities() -> None:

@@ -37,6 +37,10 @@ class LoadError(TectumError, OSError):
     """A file cannot be read: it is missing, damaged, foreign or unsafe."""
 
 
+class MismatchError(LoadError, RuntimeError):
+    """A loaded decoder does not give the stored output for the stored input."""
+
+
 class MissingExtraError(TectumError, ImportError):
     """An optional package is not installed."""
 

@@ -97,6 +97,7 @@ class Estimator(Generic[R]):
             device=str(device), dtype=self.dtype,
             data_hash=hash_tensors(numbers(containers)), ids=tuple(identity(c) for c in containers),
             seconds=time.perf_counter() - started, converged=converged, versions=versions(),
+            histories=histories(containers),
         )  # fmt: skip
         self.result_ = dataclasses.replace(result, provenance=made_by)
         return self
@@ -220,6 +221,15 @@ def numbers(containers: tuple[Any, ...]) -> list[Tensor]:
             if value is not None:
                 found.append(value if isinstance(value, Tensor) else value.load())
     return found
+
+
+def histories(containers: tuple[Any, ...]) -> tuple[tuple[Any, ...], ...]:
+    """Return what was done to each container before, equal histories once."""
+    found: list[tuple[Any, ...]] = []
+    for container in containers:
+        steps = tuple(getattr(container, "history", ()))
+        found += [] if steps in found else [steps]
+    return tuple(found)
 
 
 def identity(container: Any) -> str:

@@ -68,6 +68,8 @@ class Provenance:
         Whether the algorithm met its own criterion; None where it has none.
     versions : mapping
         Versions of Python, torch, NumPy and tectum.
+    histories : tuple of tuple
+        Steps that each recording had gone through before; equal ones stand once.
     """
 
     estimator: str
@@ -80,6 +82,7 @@ class Provenance:
     seconds: float
     converged: bool | None
     versions: Mapping[str, str]
+    histories: tuple[tuple[Any, ...], ...] = ()
 
 
 @dataclass(frozen=True)

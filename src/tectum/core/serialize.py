@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .device import from_numpy, resolve_device
-from .errors import InputError, LoadError, explain
+from .errors import InputError, LoadError, MismatchError, explain
 
 FORMAT = 1
 SUFFIX = ".safetensors"
@@ -105,6 +105,8 @@ def read(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
     moved = {name: tensor.to(device) for name, tensor in tensors.items()}
     try:
         return _decode(header["object"], moved)
+    except MismatchError as cause:
+        raise MismatchError(f"{path}: {cause}") from cause
     except Exception as cause:
         raise LoadError(explain(str(path), expected="a complete tectum file", got=_named(cause))) from cause
 

@@ -1,6 +1,8 @@
 """Decoders leave as ONNX or torch.export files that carry their card, and come back without running foreign code."""
 
-from .card import MismatchError, NotExportable
+from tectum.core.errors import MismatchError
+
+from .card import NotExportable
 from .exported import Exported, export, load
 from .steps import export_steps
 

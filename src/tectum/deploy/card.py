@@ -9,24 +9,20 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from tectum.core.contract import Contract
 from tectum.core.errors import InputError, LoadError, TectumError, explain
 from tectum.core.result import versions
+from tectum.nn.check import make_check
 from tectum.preprocess.causal import Causal, matched
 
 FORMAT = 1
-TOLERANCE = 1e-4  # of logits, relative where they exceed one
+PRIVATE = ("ids", "seconds", "histories")  # of the provenance: who was recorded, and what the file says elsewhere
 
 
 class NotExportable(TectumError, RuntimeError):
     """A decoder holds something that an exchange format has no word for."""
-
-
-class MismatchError(LoadError, RuntimeError):
-    """A loaded decoder does not give the stored output for the stored input."""
 
 
 @dataclass(frozen=True)
@@ -107,19 +103,6 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def check_input(contract: Contract, scale: float) -> Tensor:
-    """Return the test input (1, channel, time): a fixed pattern in [-scale, scale], the same on every machine."""
-    channel = torch.arange(contract.size, dtype=torch.int64)[:, None]
-    time = torch.arange(int(contract.n_times or 0), dtype=torch.int64)[None]
-    pattern = (channel * 7919 + time * 104729 + time * time * 31) % 1009
-    return ((pattern.double() / 504 - 1) * scale).float()[None]
-
-
-def agrees(found: np.ndarray, wanted: np.ndarray) -> bool:
-    """Whether two sets of logits are the same to the tolerance."""
-    return bool((np.abs(found - wanted) <= TOLERANCE * np.maximum(1.0, np.abs(wanted))).all())
-
-
 def describe(decoder: Any, module: nn.Module, metrics: Mapping[str, Any] | None) -> Card:
     """Write the card of a fitted decoder; the digest comes later."""
     contract, found = decoder.contract_, Causal.of(decoder)
@@ -130,15 +113,14 @@ def describe(decoder: Any, module: nn.Module, metrics: Mapping[str, Any] | None)
     standard = getattr(module, "standard", None)
     known = getattr(standard, "scale", None) if getattr(decoder, "normalise", "none") != "none" else None
     scale = float(known.median()) if isinstance(known, Tensor) else float((steps and steps.scale) or 1.0)
-    with torch.no_grad():
-        logits = module(check_input(contract, scale))
-    if not bool(torch.isfinite(logits).all()):
+    test = make_check(module, contract, scale=scale)
+    if not np.isfinite(test["logits"]).all():
         raise NotExportable(explain("export", expected="finite logits for the test input", got="NaN or infinity"))
     made_by = getattr(decoder.result_, "provenance", None)
-    origin = {} if made_by is None else {k: v for k, v in asdict(made_by).items() if k not in ("ids", "seconds")}
+    origin = {} if made_by is None else {k: v for k, v in asdict(made_by).items() if k not in PRIVATE}
     evidence = getattr(decoder, "evidence_", None)
     return Card(
         contract=contract, labels=tuple(decoder.result_.labels), causal=steps,
         evidence=None if evidence is None else asdict(evidence), origin=origin, metrics=dict(metrics or {}),
-        test={"scale": scale, "logits": logits[0].double().tolist()}, versions=versions(),
+        test=test, versions=versions(),
     )  # fmt: skip

@@ -17,10 +17,12 @@ from tectum.core.contract import Contract
 from tectum.core.device import default_dtype
 from tectum.core.errors import ContractError, InputError, LoadError, MissingExtraError, explain, nearest
 from tectum.core.serialize import replacing
+from tectum.nn.check import agrees, check_input, verify
 from tectum.preprocess.causal import Causal
 
 from . import archive
-from .card import Card, MismatchError, NotExportable, agrees, check_input, describe
+from .card import Card, NotExportable, describe
+from .causality import check_causal
 from .convert import capture, metadata, to_onnx, to_torch
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -57,6 +59,9 @@ def export(
     NotExportable
         If an operator has no counterpart, named with its module; if the output of a window depends on its batch; or if
         the exported numbers differ from PyTorch's by more than 1e-4.
+    NotCausalError
+        If the output changes with later samples or with earlier calls, or the training data went through steps that a
+        stream cannot repeat.
     """
     path, format = _target(path, format)
     module = _module(decoder)
@@ -65,6 +70,7 @@ def export(
         x = check_input(card.contract, card.test["scale"])
         batch = torch.cat([x, x.flip(2), 0.5 * x])
         _check_batch(module, batch)
+        check_causal(module, card.contract, card.causal, scale=card.test["scale"])
         program = capture(module, batch[:2])
         if format == "onnx":
             body = to_onnx(program)
@@ -166,7 +172,10 @@ def _runner(data: bytes, format: str, path: str) -> tuple[nn.Module, Card]:
     card = Card.from_text(files.get(archive.CARD, b"").decode("utf-8", "replace"), path)
     _check_digest(card, archive.digest(files), path)
     clean = {name: content for name, content in files.items() if name != archive.CARD}
-    return _Frozen(torch.export.load(io.BytesIO(archive.packed(clean))).module()), card
+    try:
+        return _Frozen(torch.export.load(io.BytesIO(archive.packed(clean))).module()), card
+    except Exception as cause:
+        raise LoadError(explain(path, expected="a torch.export archive", got="one that cannot be read")) from cause
 
 
 def _check_digest(card: Card, found: str, path: str) -> None:
@@ -251,9 +260,5 @@ def load(path: str | Path) -> Exported:
         raise LoadError(explain(str(path), expected=expected, got=got))
     with torch.inference_mode(False), default_dtype(torch.float32):
         module, card = _runner(path.read_bytes(), format, str(path))
-        with torch.no_grad():
-            found = module(check_input(card.contract, card.test["scale"]))[0].numpy()
-    if not agrees(found, np.asarray(card.test["logits"])):
-        got = f"a difference of {np.abs(found - np.asarray(card.test['logits'])).max():.2g}"
-        raise MismatchError(explain(str(path), expected="the stored logits of the test input", got=got))
+        verify(module, card.contract, card.test, str(path))
     return Exported(module, card)

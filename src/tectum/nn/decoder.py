@@ -23,6 +23,7 @@ from ..core.random import isolated, spawn
 from ..core.recording import Recording
 from ..core.result import hash_tensors
 from . import trials
+from .check import make_check, verify
 from .decoder_result import DecoderResult as DecoderResult
 from .standardise import Standardise, learn_standard
 
@@ -448,6 +449,36 @@ class Decoder(Estimator[DecoderResult]):
             state = {k: v.to(cpu) for k, v in result.weights.items()}
             network.load_state_dict(state)
             return network.eval().requires_grad_(False)
+
+    # Files
+
+    def __getstate_tectum__(self) -> dict[str, Any]:
+        return {**super().__getstate_tectum__(), "check": self._check_of()}
+
+    @classmethod
+    def __setstate_tectum__(cls, state: Mapping[str, Any]) -> Self:
+        made = super().__setstate_tectum__(state)
+        module = None if state.get("check") is None else made._runnable()
+        if module is not None:
+            verify(module, made.contract_, state["check"], cls.__name__)
+        return made
+
+    def _check_of(self) -> dict[str, Any] | None:
+        """Return the test that is saved with the network; None where there is no network to run."""
+        module = self._runnable()
+        if module is None:
+            return None
+        known = getattr(getattr(module, "standard", None), "scale", None)
+        scale = float(known.median()) if isinstance(known, Tensor) and self.normalise != "none" else 1.0
+        made = make_check(module, self.contract_, scale=scale)
+        return made if np.isfinite(made["logits"]).all() else None
+
+    def _runnable(self) -> nn.Module | None:
+        """Return the trained module; None if a stage is missing, or if its class is only known by name."""
+        try:
+            return self.forward_module()
+        except InputError:
+            return None
 
     # The conventions scikit-learn relies on, by structure.
 

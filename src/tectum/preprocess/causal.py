@@ -26,7 +26,13 @@ from tectum.core.serialize import storable
 from ._recursive import Cascade, cascade, decaying_sum, run_cascade
 
 STEP = "causal"  #: name of the step in a recording's history
+LIVE = (STEP, "resample")  #: steps with a reach that a stream repeats, or that its own rate stands for
+UNKNOWN = ("reference",)  #: steps without a reach that a stream would leave out
 SETTLED = 1e-3  #: share of a transient that is left when a filter counts as settled
+
+
+class NotCausalError(ContractError, RuntimeError):
+    """A decoder rests on samples that a stream does not have yet, or on steps that it does not repeat."""
 
 
 @storable
@@ -111,25 +117,33 @@ class Causal:
 
     @classmethod
     def of(cls, source: Any) -> Causal | None:
-        """Return the causal steps that a recording has in its history, or a decoder has as ``causal_``; else None.
+        """Return the causal steps that a recording or the training data of a decoder went through; None without any.
+
+        Of a decoder they stand in the history of its training data, so that nobody has to hand them over. A
+        ``causal_`` that was set by hand comes first: with it you vouch for what the stream does.
 
         Parameters
         ----------
-        source : Recording or estimator
+        source : Recording or fitted decoder
             Of a list of recordings give the first.
+
+        Raises
+        ------
+        NotCausalError
+            If the training data went through steps that look ahead or that a stream does not repeat.
+        InputError
+            If the recordings of the training data went through different steps.
         """
         if isinstance(source, Recording):
-            known = {f.name for f in fields(cls)}
-            notes = [s for s in source.history if isinstance(s, Mapping) and s.get("step") == STEP]
-            if len(notes) > 1:
-                got = f"{len(notes)} of them"
-                raise InputError(explain("Causal.of", expected="one causal step in the history", got=got))
-            return cls(**{k: v for k, v in notes[0].items() if k in known}) if notes else None
+            return _noted(source.history)
         found = getattr(source, "causal_", None)
-        if found is None or isinstance(found, cls):
+        if isinstance(found, cls):
             return found
-        expected, got = "a Causal as causal_ of the decoder", type(found).__name__
-        raise InputError(explain("Causal.of", expected=expected, got=got))
+        if found is not None:
+            expected, got = "a Causal as causal_ of the decoder", type(found).__name__
+            raise InputError(explain("Causal.of", expected=expected, got=got))
+        made_by = getattr(getattr(source, "result_", None), "provenance", None)
+        return _shared(made_by.histories) if made_by is not None else None
 
     def bind(self, *, names: Sequence[str], rate: float, units: str) -> Self:
         """Return these steps for an input of given channels, rate and unit."""
@@ -214,6 +228,42 @@ class Causal:
         phase = [np.angle(_response(sos, f, rate)) for f in (centre - step, centre + step)]
         turn = (phase[0] - phase[1] + math.pi) % (2 * math.pi) - math.pi
         return max(0.0, float(turn / (4 * math.pi * step)))
+
+
+def _noted(history: Sequence[Any]) -> Causal | None:
+    """Return the causal step of a history, if there is one."""
+    known = {f.name for f in fields(Causal)}
+    notes = [s for s in history if isinstance(s, Mapping) and s.get("step") == STEP]
+    if len(notes) > 1:
+        raise InputError(explain("Causal.of", expected="one causal step in the history", got=f"{len(notes)} of them"))
+    return Causal(**{k: v for k, v in notes[0].items() if k in known}) if notes else None
+
+
+def _shared(histories: Sequence[Sequence[Any]]) -> Causal | None:
+    """Return the causal steps of all training recordings: names of the first, the middle one of the scales."""
+    _check_repeatable(histories)
+    found = [_noted(history) for history in histories]
+    bare = [None if each is None else replace(each, names=(), units="", scale=None) for each in found]
+    if any(each != bare[0] for each in bare):
+        expected = "the same causal steps in all training data"
+        fix = "process all recordings alike, or set decoder.causal_"
+        raise InputError(explain("Causal.of", expected=expected, got="different ones", fix=fix))
+    first = found[0] if found else None
+    if first is None:
+        return None
+    scales = [each.scale for each in found if each is not None and each.scale and each.units == first.units]
+    return replace(first, scale=float(np.median(scales))) if scales else first
+
+
+def _check_repeatable(histories: Sequence[Sequence[Any]]) -> None:
+    """Refuse steps that look ahead, or that a stream would not know to repeat."""
+    steps = [step for history in histories for step in history if isinstance(step, Mapping)]
+    strange = [str(s["step"]) for s in steps if s.get("step") not in LIVE and ("reach" in s or s["step"] in UNKNOWN)]
+    if strange:
+        got = f"training data behind {', '.join(dict.fromkeys(strange))}"
+        fix = "train behind tectum.preprocess.apply_causal(rec, tectum.Causal(...)); where the amplifier itself does "
+        fix += "the same, say so by decoder.causal_ = tectum.Causal()"
+        raise NotCausalError(explain("Causal.of", expected="steps that a stream can repeat", got=got, fix=fix))
 
 
 def _response(sos: np.ndarray, frequency: float, rate: float) -> complex:
