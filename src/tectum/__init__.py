@@ -41,6 +41,7 @@ _HOMES = {
     "LightCNNResult": "tectum.models.light_cnn",
     "TorchDecoder": "tectum.models.torch_decoder",
     "CrossValidation": "tectum.evaluate.decoding",
+    "OnlineScore": "tectum.evaluate.online",
 }
 _ROOMS = ("datasets", "evaluate", "preprocess", "plot", "stats", "nn", "io", "models", "stream", "deploy")
 
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from .core.sync import align_clocks as align_clocks
     from .deploy.exported import export as export
     from .evaluate.decoding import CrossValidation as CrossValidation
+    from .evaluate.online import OnlineScore as OnlineScore
     from .io.read import read as read
     from .models.biclustering.estimator import BiCluster as BiCluster
     from .models.biclustering.result import BiClusterResult as BiClusterResult

@@ -65,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("model", type=Path, metavar="MODEL", help="a saved or exported decoder")
     live.add_argument("--lsl", required=True, metavar="NAME", help="name of the LSL stream")
     live.add_argument("--hop", type=float, default=0.1, metavar="S", help="time between decisions in s (default: 0.1)")
+    live.add_argument("--markers", metavar="NAME", help="decide at the markers of this LSL stream instead of every hop")
+    live.add_argument("--offset", type=float, metavar="S", help="from marker to start of window in s (default: 0)")
     live.add_argument("--seconds", type=float, metavar="S", help="stop after so many seconds")
     live.add_argument("--wait", type=float, default=5.0, metavar="S", help="time to look for the stream (default: 5)")
     live.add_argument("--convert", action="store_true", help="convert the stream's unit to the trained one")
@@ -167,9 +169,14 @@ def _decoder(file: Path) -> Any:
 
 
 def _stream(options: argparse.Namespace) -> int:
-    from .stream import Evidence, Stream, line, lsl, realtime
+    from .stream import Evidence, Stream, line, lsl, markers, realtime
 
-    decoder, given = _decoder(options.model), {}
+    decoder, cues = _decoder(options.model), None
+    given: dict[str, Any] = {}
+    if options.offset is not None and options.markers is None:
+        raise InputError("tectum stream: expected --markers NAME with --offset")
+    if options.markers is not None:
+        cues, given["offset"] = markers(options.markers, wait=options.wait), options.offset or 0.0
     if options.threshold is not None or options.dwell > 1:
         given["evidence"] = Evidence(threshold=options.threshold, dwell=options.dwell)
     stream = Stream.of(
@@ -178,7 +185,7 @@ def _stream(options: argparse.Namespace) -> int:
     )  # fmt: skip
     try:
         with realtime():
-            for decision in stream.run(seconds=options.seconds):
+            for decision in stream.run(markers=cues, seconds=options.seconds):
                 if options.json:
                     print(decision.to_json(), flush=True)
                 else:

@@ -25,8 +25,10 @@ from .decoding import CrossValidation, cross_predict, take_trials
 from .leaks import audit, check_no_leaks, find_leaks
 from .metrics import matched_accuracy
 from .nested import NestedCrossValidation, nested_cross_validate
+from .online import OnlineScore, activations, match_events, online_score
 from .permutation import PermutationTest, permutation_test, permuted, recall_of
 from .splits import Fold, block_folds, check_disjoint, group_folds
+from .temperature import fit_temperature
 from .trials import trial_folds
 
 __all__ = [
@@ -36,8 +38,10 @@ __all__ = [
     "Interval",
     "LearningCurve",
     "NestedCrossValidation",
+    "OnlineScore",
     "PermutationTest",
     "accuracy",
+    "activations",
     "audit",
     "average_precision",
     "balanced_accuracy",
@@ -55,15 +59,18 @@ __all__ = [
     "cross_predict",
     "cross_validate",
     "find_leaks",
+    "fit_temperature",
     "group_folds",
     "group_mean",
     "information_transfer_rate",
     "learning_curve",
     "log_loss",
     "macro_f1",
+    "match_events",
     "matched_accuracy",
     "mean_reciprocal_rank",
     "nested_cross_validate",
+    "online_score",
     "permutation_test",
     "permuted",
     "pool",

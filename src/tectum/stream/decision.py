@@ -40,6 +40,8 @@ class Decision:
         The computing alone, in s.
     flags : tuple of str
         What was wrong or special since the decision before; empty if nothing.
+    cue : str, int or None
+        Code of the marker that a cue-locked window belongs to.
     """
 
     label: str | int | None
@@ -48,14 +50,16 @@ class Decision:
     latency_s: float
     compute_s: float
     flags: tuple[str, ...] = ()
+    cue: str | int | None = None
 
     def to_json(self) -> str:
         """Return one line of JSON.
 
         Examples
         --------
-        >>> Decision("left", (0.75, 0.25), 2.0, 0.001, 0.001).to_json()
-        '{"label": "left", "proba": [0.75, 0.25], "time": 2.0, "latency_s": 0.001, "compute_s": 0.001, "flags": []}'
+        >>> import json
+        >>> sorted(json.loads(Decision("left", (0.75, 0.25), 2.0, 0.001, 0.001).to_json()))
+        ['compute_s', 'cue', 'flags', 'label', 'latency_s', 'proba', 'time']
         """
         return json.dumps(asdict(self), allow_nan=False)
 
@@ -71,7 +75,7 @@ class Budget:
     window : float
         Length of the window; evidence is complete when an event fills it.
     hop : float
-        Mean wait for the next window, half a hop.
+        Mean wait for the next window, half a hop; 0 of windows locked to markers.
     dwell : float
         Windows in a row that a decision needs, beyond the first.
     """

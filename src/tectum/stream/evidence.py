@@ -17,7 +17,8 @@ from tectum.core.serialize import storable
 class Evidence:
     """How probabilities become a decision.
 
-    Choose threshold and dwell on sequences, not on windows: overlapping windows are correlated.
+    Choose threshold and dwell on sequences, not on windows, as :func:`tectum.stream.calibrate` does: overlapping
+    windows are correlated.
 
     Parameters
     ----------
@@ -99,22 +100,31 @@ class Accumulator:
         flag : str
             "refractory" while one lasts, else "".
         """
+        posterior = self.add(logits)
+        label, flag = self.decide(posterior, time=time)
+        return label, posterior, flag
+
+    def add(self, logits: Sequence[float]) -> tuple[float, ...]:
+        """Accumulate the logits of one window and return the posterior."""
+        log_p = _log_softmax([x / self.rule.temperature for x in logits])
+        self._evidence = [self.rule.memory * e + p for e, p in zip(self._evidence, log_p, strict=True)]
+        return tuple(math.exp(x) for x in _log_softmax(self._evidence))
+
+    def decide(self, posterior: Sequence[float], *, time: float) -> tuple[str | int | None, str]:
+        """Compare a posterior with the rule: return the decision, None for neutral, and a flag."""
         rule = self.rule
-        log_p = _log_softmax([x / rule.temperature for x in logits])
-        self._evidence = [rule.memory * e + p for e, p in zip(self._evidence, log_p, strict=True)]
-        posterior = tuple(math.exp(x) for x in _log_softmax(self._evidence))
         best = max(range(len(posterior)), key=posterior.__getitem__)
         passes = rule.threshold is None or posterior[best] > rule.threshold
         self._run = (self._run + 1 if best == self._best else 1) if passes else 0
         self._best = best
         if time < self._silent_until:
             self._run = 0
-            return None, posterior, "refractory"
+            return None, "refractory"
         if self._run < rule.dwell or self.labels[best] in rule.reject:
-            return None, posterior, ""
+            return None, ""
         if rule.refractory:
             self._silent_until, self._run = time + rule.refractory, 0
-        return self.labels[best], posterior, ""
+        return self.labels[best], ""
 
 
 def _log_softmax(values: Sequence[float]) -> list[float]:

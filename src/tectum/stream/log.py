@@ -43,6 +43,10 @@ class Log:
         kept = {"n": len(rows), "type": "f4" if exact else "f8", "rows": _packed(small if exact else rows)}
         self._line({**kept, "times": None if times is None else _packed(times)})
 
+    def mark(self, time: float, code: str | int | None) -> None:
+        """Keep a marker."""
+        self._line({"mark": time, "code": code})
+
     def decision(self, made: Decision, *, silent: bool) -> None:
         """Keep a decision, and whether silence made it."""
         self._line({"decision": asdict(made), "silent": silent})
@@ -65,6 +69,7 @@ class Logged(NamedTuple):
     chunks: list[tuple[np.ndarray, np.ndarray | None]]  #: rows (time, channel) and their times
     decisions: list[Decision]  #: made by samples
     silences: list[Decision]  #: neutral ones, made because no samples came
+    marks: list[tuple[int, float, str | int | None]]  #: chunks before it, time and code of each marker
 
 
 def read_log(path: str | Path) -> Logged:
@@ -75,7 +80,9 @@ def read_log(path: str | Path) -> Logged:
     LoadError
         If the file is no log of a stream. A last line that was cut off is left out.
     """
-    head, chunks = None, []
+    head = None
+    chunks: list[tuple[np.ndarray, np.ndarray | None]] = []
+    marks: list[tuple[int, float, str | int | None]] = []
     made: dict[bool, list[Decision]] = {False: [], True: []}
     for content in _lines(path):
         if head is None:
@@ -86,11 +93,13 @@ def read_log(path: str | Path) -> Logged:
             fields = content["decision"]
             plain = {**fields, "proba": tuple(fields["proba"]), "flags": tuple(fields["flags"])}
             made[content["silent"]].append(Decision(**plain))
+        elif "mark" in content:
+            marks.append((len(chunks), content["mark"], content["code"]))
         else:
             chunks.append(_chunk(content))
     if head is None:
         raise LoadError(explain(str(path), expected="a log of a stream", got="an empty file"))
-    return Logged(head["options"], head["labels"], chunks, made[False], made[True])
+    return Logged(head["options"], head["labels"], chunks, made[False], made[True], marks)
 
 
 def _lines(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -133,4 +142,9 @@ def replay(decoder: Any, path: str | Path) -> list[Decision]:
     logged = read_log(path)
     options = dict(logged.options)
     stream = Stream(decoder, evidence=as_evidence(options.pop("evidence")), **options)
-    return [made for rows, times in logged.chunks for made in stream.push(rows, times)]
+    made, marks = [], list(logged.marks)
+    for k, (rows, times) in enumerate([*logged.chunks, (None, None)]):
+        while marks and marks[0][0] <= k:
+            made += stream.mark(*marks.pop(0)[1:])
+        made += [] if rows is None else stream.push(rows, times)
+    return made

@@ -46,10 +46,10 @@ class Ring:
         self._next = (start + n) % self.size
         self.filled = min(self.size, self.filled + n)
 
-    def window(self, n: int) -> Tensor:
-        """Return the newest ``n`` samples (channel, time) as a view, valid until the next push."""
-        if not 0 < n <= self.filled:
+    def window(self, n: int, *, back: int = 0) -> Tensor:
+        """Return ``n`` samples (channel, time) before the ``back`` newest, as a view valid until the next push."""
+        if not 0 < n <= self.filled - back:
             expected = f"a window of 1 to {self.filled} samples, of {self.size} that the buffer holds"
             raise InputError(explain("Ring.window", expected=expected, got=str(n)))
-        stop = self._next + self.size
+        stop = self._next + self.size - back
         return self._data[:, stop - n : stop]

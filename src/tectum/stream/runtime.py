@@ -16,6 +16,7 @@ from tectum.core.device import resolve_device
 from tectum.core.errors import InputError, explain
 from tectum.preprocess.causal import Causal, matched
 
+from .cues import Code, Cues, Due
 from .decision import Budget, Counts, Decision, Statistics, StreamError, StreamTimeout
 from .evidence import Accumulator, Evidence, as_evidence
 from .intake import HELD_CHUNKS, Guard, as_rows, bridged, negotiate
@@ -51,6 +52,9 @@ class Stream:
         Nominal samples per second of the stream; may differ by 0.1 % from the trained rate.
     hop : float, default 0.1
         Time in s between windows, rounded to samples behind decimation.
+    offset : float, optional
+        From a marker to the start of its window, in s, as in ``rec.epochs(events, (offset, ...))``. Windows are then
+        cut at the markers given to :meth:`mark`, and nowhere else.
     channels : sequence of str, optional
         Names of the stream's channels in order; more than the decoder needs may be there.
     units : str or sequence of str, optional
@@ -102,6 +106,7 @@ class Stream:
         *,
         rate: float,
         hop: float = 0.1,
+        offset: float | None = None,
         channels: Sequence[str] | None = None,
         units: str | Sequence[str] | None = None,
         convert: bool = False,
@@ -139,14 +144,16 @@ class Stream:
         self._module = module_of(decoder).to(self._device)
         scale = trained_scale(decoder, self.steps, self._module)
         self._transform = Transform(self.contract, self.steps, self.plan, scale=scale, device=self._device)
-        self._ring = Ring(self.contract.size, self.n_times, self._device)
+        self._cues = None if offset is None else Cues(offset, self.n_times, self.steps.rate_out)
+        self._check_cued()
+        self._ring = Ring(self.contract.size, self._cues.size if self._cues else self.n_times, self._device)
         self._accumulator = Accumulator(self.rule, self.labels)
         self._timeline = Timeline(rate, jitter=0.5 / rate if jitter is None else jitter, max_gap=max_gap)
         self._guard = Guard(self.plan.names, rate, missing=self.plan.missing)
         self._counts, self._polled = Counts(), -math.inf
         self.options = plain_options(
-            rate=rate, hop=hop, channels=channels, units=units, convert=convert, evidence=self.rule, backlog=backlog,
-            jitter=jitter, max_gap=max_gap, positions=positions,
+            rate=rate, hop=hop, offset=offset, channels=channels, units=units, convert=convert, evidence=self.rule,
+            backlog=backlog, jitter=jitter, max_gap=max_gap, positions=positions,
         )  # fmt: skip
         self._log = None if log is None else Log(log, self)
         self.reset()
@@ -204,6 +211,38 @@ class Stream:
         self._heard = self.clock()
         return self._given(made)
 
+    def mark(self, time: float, code: Code = None) -> list[Decision]:
+        """Take a marker, whose window will be decided on as soon as its samples are there.
+
+        Parameters
+        ----------
+        time : float
+            Of the event in s, on the clock of the samples: of the timestamps given to :meth:`push`, else from the first
+            sample on. It may lie ahead, or behind: samples are kept for 1 s beyond a window.
+        code : str or int, optional
+            What to call it; the decision has it as ``cue``.
+
+        Returns
+        -------
+        list of Decision
+            Of windows that were complete already. A marker whose samples are gone, or lie across a gap, gives a neutral
+            decision flagged "lost".
+
+        Raises
+        ------
+        InputError
+            If the stream was made without ``offset``.
+        """
+        if self._cues is None:
+            fix = "tectum.Stream(..., offset=0.0)"
+            raise InputError(explain("Stream.mark", expected="a stream locked to markers", got="one by hops", fix=fix))
+        began = self.clock()
+        self._cues.add(time, code)
+        if self._log is not None:
+            self._log.mark(float(time), code)
+        with torch.inference_mode():
+            return self._given(self._answer(self._cues.due(), began, self._last_time))
+
     def poll(self) -> list[Decision]:
         """Return a neutral decision if the stream has been silent for too long, else none.
 
@@ -223,13 +262,17 @@ class Stream:
         self._note_silence(now)
         return self._given([self._neutral(self._last_time, now)], silent=True)
 
-    def run(self, source: Any = None, *, seconds: float | None = None, wait: float | None = None) -> Iterator[Decision]:
+    def run(
+        self, source: Any = None, *, markers: Any = None, seconds: float | None = None, wait: float | None = None
+    ) -> Iterator[Decision]:
         """Yield decisions from a source until it ends, or for some seconds.
 
         Parameters
         ----------
         source : LSL inlet, StreamLSL, BrainFlow board, or an object with ``pull() -> (chunk, times) or None``
             See :mod:`tectum.stream.sources`; None ends the stream. By default the one of :meth:`of`.
+        markers : object with ``pull() -> list of (time, code)``, optional
+            Of windows locked to markers, such as :func:`tectum.stream.markers`.
         seconds : float, optional
             How long to go on, by the stream's clock.
         wait : float, optional
@@ -239,6 +282,8 @@ class Stream:
         pause = min(0.02, self.hop / 4) if wait is None else wait
         began = self._heard = self.clock()
         while seconds is None or self.clock() - began < seconds:
+            for time, code in [] if markers is None else markers.pull():
+                yield from self.mark(time, code)
             got = source.pull()
             if got is None:
                 return
@@ -264,7 +309,8 @@ class Stream:
     def budget(self) -> Budget:
         """The latency known beforehand, besides transport and computing."""
         window = self.n_times / self.steps.rate_out
-        return Budget(self.steps.delay, window, self.hop / 2, (self.rule.dwell - 1) * self.hop)
+        wait = 0.0 if self._cues else self.hop / 2
+        return Budget(self.steps.delay, window, wait, (self.rule.dwell - 1) * self.hop)
 
     def close(self) -> None:
         """Finish the log, if one is kept."""
@@ -280,8 +326,9 @@ class Stream:
         for piece in pieces:
             self._note(piece)
             if piece.restart:
-                self._restart(keep_clock=piece.flag != "clock")
+                lost = self._restart(keep_clock=piece.flag != "clock")
                 made.append(self._neutral(float(times[piece.first]), began))
+                made += self._answer(lost, began, math.nan)
             part, when = rows[piece.first : piece.stop], times[piece.first : piece.stop]
             if len(part) == 0:
                 continue
@@ -297,16 +344,19 @@ class Stream:
             name = COUNTED[piece.flag]
             setattr(self._counts, name, getattr(self._counts, name) + (piece.missing or piece.dropped or 1))
 
-    def _restart(self, *, keep_clock: bool) -> None:
-        """Start filters, buffer and evidence anew behind a gap or a jump."""
+    def _restart(self, *, keep_clock: bool) -> list[Due]:
+        """Start filters, buffer and evidence anew behind a gap or a jump; return the markers that are lost by it."""
         self._until_next = self.n_times
         self._transform.restart()
         self._ring.clear()
         self._guard.restart()
+        lost = [] if self._cues is None else self._cues.restart()
         if keep_clock:
             self._accumulator.reset()
         else:
             self._accumulator.restart()
+            lost += [] if self._cues is None else self._cues.forget()
+        return lost
 
     def _consume(self, rows: np.ndarray, times: np.ndarray, began: float, *, behind: int) -> list[Decision]:
         """Filter rows that follow the last ones, and decide for every window that they complete."""
@@ -325,6 +375,8 @@ class Stream:
 
     def _decide(self, y: Tensor, times: np.ndarray, began: float, end: float) -> list[Decision]:
         """Write samples (channel, time) to the buffer and evaluate the window at every hop."""
+        if self._cues is not None:
+            return self._decide_cued(self._cues, y, times, began, end)
         made: list[Decision] = []
         n, first, mark = y.shape[1], 0, began
         due = 0 if n < self._until_next else 1 + (n - self._until_next) // self.hop_samples
@@ -349,22 +401,54 @@ class Stream:
             self._last_time = float(times[n - 1])
         return made
 
-    def _evaluate(self, at: float, began: float, mark: float, *, wait: float) -> Decision:
-        """Decide on the window in the buffer."""
-        logits = self._module(self._ring.window(self.n_times)[None])[0].tolist()
+    def _check_cued(self) -> None:
+        """Refuse rules over several windows where every marker has one."""
+        if self._cues is not None and self.rule.dwell > 1:
+            got, expected = f"dwell={self.rule.dwell}", "dwell=1 where every marker has one window"
+            raise InputError(explain("Stream.evidence", expected=expected, got=got))
+
+    def _decide_cued(self, cues: Cues, y: Tensor, times: np.ndarray, began: float, end: float) -> list[Decision]:
+        """Write samples to the buffer, so many at a time as it can spare, and evaluate the windows of markers."""
+        made: list[Decision] = []
+        for first in range(0, y.shape[1], cues.late):
+            part = slice(first, first + cues.late)
+            self._ring.push(y[:, part])
+            cues.extend(times[part])
+            made += self._answer(cues.due(), began, end)
+            self._last_time = float(times[part][-1])
+        return made
+
+    def _answer(self, due: list[Due], began: float, end: float) -> list[Decision]:
+        """Decide on the windows of markers; each begins with no evidence."""
+        made: list[Decision] = []
+        for code, at, back, lost in due:
+            mark = self.clock()
+            if lost:
+                self._flags["lost"] = None
+                made.append(self._neutral(at, mark, cue=code))
+                continue
+            self._accumulator.reset()
+            made.append(self._evaluate(at, began, mark, wait=max(0.0, end - at), back=back, cue=code))
+        return made
+
+    def _evaluate(
+        self, at: float, began: float, mark: float, *, wait: float, back: int = 0, cue: Code = None
+    ) -> Decision:
+        """Decide on a window in the buffer."""
+        logits = self._module(self._ring.window(self.n_times, back=back)[None])[0].tolist()
         if not all(map(math.isfinite, logits)):
             self._flags["nonfinite output"] = None
-            return self._neutral(at, mark)
+            return self._neutral(at, mark, cue=cue)
         if self._held_chunks > HELD_CHUNKS:
             self._flags["held"] = None
             self._accumulator.reset()
-            return self._neutral(at, mark)
+            return self._neutral(at, mark, cue=cue)
         label, posterior, flag = self._accumulator.update(logits, time=at)
         flags = (*self._flags, *([flag] if flag else ()), *self._guard.flags(at))
         self._flags.clear()
         now = self.clock()
         self._count(now - mark, label)
-        return Decision(label, posterior, at, now - began + wait, now - mark, flags)
+        return Decision(label, posterior, at, now - began + wait, now - mark, flags, cue)
 
     def _count(self, compute: float, label: str | int | None) -> None:
         self._counts.compute.add(compute)
@@ -372,14 +456,14 @@ class Stream:
         self._counts.neutral += label is None
         self._counts.misses += compute > self.deadline
 
-    def _neutral(self, at: float, began: float) -> Decision:
+    def _neutral(self, at: float, began: float, *, cue: Code = None) -> Decision:
         """Return an output without evidence."""
         flags = tuple(self._flags)
         self._flags.clear()
         self._counts.decisions += 1
         self._counts.neutral += 1
         spent, n = self.clock() - began, len(self.labels)
-        return Decision(None, (1 / n,) * n, at, spent, spent, flags)
+        return Decision(None, (1 / n,) * n, at, spent, spent, flags, cue)
 
     # Watching
 

@@ -147,6 +147,11 @@ def lsl(name: str, *, wait: float = 5.0) -> Inlet:
     InputError
         If no stream of this name is there, or several are.
     """
+    return Inlet(_opened(name, wait, ("clocksync", "dejitter", "threadsafe"), "is the amplifier's outlet running"))
+
+
+def _opened(name: str, wait: float, flags: Sequence[str], question: str) -> Any:
+    """Find the only LSL stream of a name and open it."""
     try:
         from mne_lsl.lsl import StreamInlet, resolve_streams
     except ImportError as cause:
@@ -154,11 +159,59 @@ def lsl(name: str, *, wait: float = 5.0) -> Inlet:
     found = resolve_streams(timeout=wait, name=name)
     if len(found) != 1:
         got = f"{len(found)} of them" if found else f"none within {wait:g} s"
-        fix = "is the amplifier's outlet running, in the same network?" if not found else "close one of them"
+        fix = f"{question}, in the same network?" if not found else "close one of them"
         raise InputError(explain("lsl", expected=f"one LSL stream called {name!r}", got=got, fix=fix))
-    inlet = StreamInlet(found[0], processing_flags=("clocksync", "dejitter", "threadsafe"))
+    inlet = StreamInlet(found[0], processing_flags=tuple(flags))
     inlet.open_stream(timeout=wait)
-    return Inlet(inlet)
+    return inlet
+
+
+class Markers:
+    """Markers of the Lab Streaming Layer, for windows that are locked to them.
+
+    Parameters
+    ----------
+    inlet : mne_lsl.lsl.StreamInlet, pylsl.StreamInlet or alike
+        Of irregular rate and one channel. Let it correct the clock, and not dejitter.
+    only : sequence of str or int, optional
+        Codes that count; by default all.
+    """
+
+    def __init__(self, inlet: Any, *, only: Sequence[str | int] | None = None) -> None:
+        self._inlet, self.only = inlet, None if only is None else {str(code) for code in only}
+
+    def pull(self) -> list[tuple[float, str | int]]:
+        """Return time and code of the markers that have arrived since the last call."""
+        rows, times = self._inlet.pull_chunk(timeout=0.0, max_samples=_MOST)
+        codes = [_code(row) for row in rows]
+        both = zip(np.asarray(times, dtype=np.float64).tolist(), codes, strict=True)
+        return [(time, code) for time, code in both if self.only is None or str(code) in self.only]
+
+
+def _code(row: Any) -> str | int:
+    """Return the code in the first channel of a marker: text, or a whole number."""
+    value = row if isinstance(row, str) else row[0]
+    return value if isinstance(value, str) else int(value)
+
+
+def markers(name: str, *, only: Sequence[str | int] | None = None, wait: float = 5.0) -> Markers:
+    """Open the LSL stream of markers of a name with mne-lsl, its clock corrected.
+
+    Parameters
+    ----------
+    name : str
+        Name of the stream.
+    only : sequence of str or int, optional
+        Codes that count; by default all.
+    wait : float, default 5
+        Time in s to look for it.
+
+    Raises
+    ------
+    InputError
+        If no stream of this name is there, or several are.
+    """
+    return Markers(_opened(name, wait, ("clocksync", "threadsafe"), "is the outlet of the task running"), only=only)
 
 
 class Buffered:
