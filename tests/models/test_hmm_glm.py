@@ -19,8 +19,8 @@ from tectum import HMMGLM, HMMGLMResult, Intervals, Recording, Session, Spikes
 from tectum.core.errors import ContractError, InputError, NonFiniteError, TectumWarning
 from tectum.datasets import simulate
 from tectum.evaluate import matched_accuracy
-from tectum.models.hmm_glm import fitting, glm, select
-from tectum.models.hmm_glm.basis import design_tensor, exponential_filter
+from tectum.models.hmm_glm import fitting, glm, select, stages
+from tectum.models.hmm_glm.basis import design_tensor, exponential_filter, tied_columns
 from tectum.models.hmm_glm.result import visits_of
 from tectum.stats import hmm
 
@@ -227,7 +227,7 @@ def test_negative_binomial_samples_have_their_variance() -> None:
 def test_forbidden_couplings_stay_zero(sim: Any, prior: str) -> None:
     allowed = torch.ones(N, N, dtype=torch.bool)
     allowed[0, 3] = allowed[4, 1] = False
-    result = HMMGLM(**QUICK, prior=prior, neuron_mask=allowed.tolist(), self_history=False).fit(sim.data).result_
+    result = HMMGLM(**QUICK, prior=prior, neuron_mask=allowed.tolist(), self_history="zero").fit(sim.data).result_
     free = allowed & ~torch.eye(N, dtype=torch.bool)
     assert not result.network[:, ~free].any()
     assert result.network[:, free].abs().min() > 0
@@ -332,9 +332,9 @@ FAMILY = fitting.Family("sigmoid", N, None, False, False, 0.0, False)
 
 
 @pytest.mark.parametrize("family", [
-    FAMILY, FAMILY._replace(shared_bias=True), FAMILY._replace(negative_binomial=True),
+    FAMILY, FAMILY._replace(tied=tied_columns(N, 1, bias=True, own=True)), FAMILY._replace(negative_binomial=True),
     FAMILY._replace(learn_initial=True, stickiness=3.0),
-], ids=["plain", "shared bias", "negative binomial", "initial"])  # fmt: skip
+], ids=["plain", "tied", "negative binomial", "initial"])  # fmt: skip
 @pytest.mark.parametrize("ridge", [fitting.Ridge(0.1), fitting.Ridge(9.0, 9.0)], ids=["none", "gaussian"])
 def test_restarts_side_by_side_equal_restarts_alone_and_never_go_downhill(
     sim: Any, family: fitting.Family, ridge: fitting.Ridge
@@ -393,7 +393,8 @@ def test_killed_run_resumes_to_the_same_result(
     wanted = HMMGLM(**settings).fit(sim.data).result_
     for name, after in (("em_round", 7), ("em_round", 9), ("one_hot_em_step", 8)):
         with monkeypatch.context() as patch:
-            calls, step = 0, getattr(fitting, name)
+            room = fitting if name == "em_round" else stages
+            calls, step = 0, getattr(room, name)
 
             def killed(*args: Any, **options: Any) -> Any:
                 nonlocal calls
@@ -402,7 +403,7 @@ def test_killed_run_resumes_to_the_same_result(
                     raise KeyboardInterrupt
                 return step(*args, **options)  # noqa: B023
 
-            patch.setattr(fitting, name, killed)
+            patch.setattr(room, name, killed)
             if name == "one_hot_em_step" and prior != "one_hot":
                 continue
             with pytest.raises(KeyboardInterrupt):

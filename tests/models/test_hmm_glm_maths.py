@@ -14,7 +14,7 @@ from scipy.stats import nbinom, poisson
 from support.simulated_accelerator import simulated_accelerator
 from tectum.core.errors import InputError
 from tectum.datasets.simulate.switching_glm import switching_glm
-from tectum.models.hmm_glm import basis, emission, glm, one_hot
+from tectum.models.hmm_glm import basis, emission, fitting, glm, hard, one_hot
 from tectum.stats import hmm
 from tectum.stats.alignment import match_states
 
@@ -33,10 +33,10 @@ def data(*, batch=2, n_time=40, seed=0, mask=False):
     return design, spikes, weights, share / share.sum(-1, keepdim=True), seen
 
 
-def start(weights, *, shared_bias=False):
+def start(weights, *, tied=None):
     n_states = len(weights)
     sticky = (0.9 * torch.eye(n_states, dtype=torch.float64) + 0.1 / n_states).log()
-    damping = torch.full((1 if shared_bias else n_states, weights.shape[1]), 1e-4, dtype=torch.float64)
+    damping = torch.full((n_states if tied is None else 1, weights.shape[1]), 1e-4, dtype=torch.float64)
     uniform = torch.full((n_states,), 1 / n_states, dtype=torch.float64).log()
     return glm.Switching(weights, sticky, uniform, torch.zeros_like(weights[0]), damping)
 
@@ -209,10 +209,11 @@ def test_m_step_never_goes_downhill_even_from_far_away(link, shared):
     if shared:
         weights[..., 0] = weights[:1, :, 0]
     prior = glm.GaussianPrior(torch.zeros((), dtype=torch.float64), torch.full((P,), 1e-3, dtype=torch.float64))
+    tied = basis.tied_columns(N, M, bias=True, own=False) if shared else None
     damping, last = None, -torch.inf
     for _ in range(12):
         update = glm.fit_weights(
-            design, spikes, share, weights, prior=prior, link=link, shared_bias=shared, damping=damping, n_steps=1
+            design, spikes, share, weights, prior=prior, link=link, tied=tied, damping=damping, n_steps=1
         )
         weights, damping = update.weights, update.damping
         value = update.value.sum(0) if shared else update.value
@@ -221,18 +222,22 @@ def test_m_step_never_goes_downhill_even_from_far_away(link, shared):
     assert update.value.isfinite().all()
 
 
-def test_shared_bias_fit_is_the_joint_optimum():
+@pytest.mark.parametrize(("bias", "own"), [(True, False), (False, True), (True, True)])
+def test_tied_fit_is_the_joint_optimum(bias, own):
+    """Tied weights are equal, their gradients sum to zero over the states, and those of all others are zero."""
     design, spikes, weights, share, _ = data(n_time=80)
+    columns = basis.tied_columns(N, M, bias=bias, own=own)
+    tied = torch.zeros(N, P, dtype=torch.bool).scatter(1, columns, True)
     prior = glm.GaussianPrior(
         torch.zeros((), dtype=torch.float64), torch.tensor([0.0] + [1.0] * N, dtype=torch.float64)
     )
-    found = glm.fit_weights(design, spikes, share, 0 * weights, prior=prior, link="exp", shared_bias=True, n_steps=30)
-    assert (found.weights[..., 0] == found.weights[:1, :, 0]).all()
+    found = glm.fit_weights(design, spikes, share, 0 * weights, prior=prior, link="exp", tied=columns, n_steps=30)
+    assert (found.weights[:, tied] == found.weights[:1, tied]).all()
     moments = emission.expected_moments(design, spikes, found.weights, share, link="exp")
     slope = moments.gradient - torch.tensor([0.0] + [1.0] * N) * found.weights
-    assert slope[..., 1:].abs().max() < 1e-6
-    assert slope[..., 0].sum(0).abs().max() < 1e-6
-    assert slope[..., 0].abs().max() > 1e-3
+    assert slope[:, ~tied].abs().max() < 1e-6
+    assert slope[:, tied].sum(0).abs().max() < 1e-6
+    assert slope[:, tied].abs().max() > 1e-3
 
 
 def test_forbidden_couplings_stay_zero_and_the_rest_is_optimal():
@@ -269,23 +274,23 @@ def test_shared_mean_is_the_mode_of_its_normal_prior():
 
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("shared_precision", [0.0, 9.0])
-@pytest.mark.parametrize("shared_bias", [False, True])
-def test_em_never_lowers_the_log_posterior(link, shared_precision, shared_bias):
+@pytest.mark.parametrize("tie", [None, {"bias": True, "own": False}, {"bias": True, "own": True}])
+def test_em_never_lowers_the_log_posterior(link, shared_precision, tie):
     sim = switching_glm(n_units=N, n_states=2, n_sequences=3, n_time=120, link=link, bias=-1.0, random_state=1)
     spikes = sim.data.double()
     lengths = torch.tensor([120, 80, 100])
     mask = torch.rand(3, 120, N, generator=torch.Generator().manual_seed(0)) > 0.1
     design = basis.design_tensor(spikes, basis.exponential_filter(5))
     g = torch.Generator().manual_seed(0)
-    state = start(
-        glm.initial_weights(spikes, n_states=2, n_regressors=P, link=link, generator=g), shared_bias=shared_bias
-    )
+    tied = None if tie is None else basis.tied_columns(N, M, **tie)
+    begun = glm.initial_weights(spikes, n_states=2, n_regressors=P, link=link, generator=g)
+    state = start(fitting._tied(begun, tied), tied=tied)
     precision = torch.tensor([0.0] + [shared_precision or 1e-3] * N, dtype=torch.float64)
     trace = []
     for _ in range(15):
         state, objective, _ = glm.em_step(
             state, design, spikes, n_coupling=N, precision=precision, shared_precision=shared_precision, link=link,
-            shared_bias=shared_bias, stickiness=2.0, lengths=lengths, mask=mask,
+            tied=tied, stickiness=2.0, lengths=lengths, mask=mask,
         )  # fmt: skip
         trace.append(objective)
     change = torch.stack(trace).diff()
@@ -478,7 +483,7 @@ def test_start_keeps_clear_couplings():
     weights = torch.randn(S, N, P, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     parameters = one_hot.start_one_hot(weights, n_units=N, n_filters=M)
     coupling = weights[..., 1:]
-    back = one_hot.one_hot_weights(parameters, one_hot.mean_sign(parameters.logits))[..., 1:]
+    back = one_hot.one_hot_weights(parameters, one_hot.mean_types(parameters.logits))[..., 1:]
     clear = coupling.abs() > 1
     torch.testing.assert_close(back[clear], coupling[clear], atol=0.02, rtol=0.02)
     assert (back[coupling.abs() < 0.1].abs() < 0.1).all()
@@ -488,9 +493,8 @@ def test_start_keeps_clear_couplings():
 def test_relaxed_samples_follow_the_types_as_the_temperature_falls():
     logits = torch.tensor([0.2, 0.5, 0.3]).log()
     uniform = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
-    sign = one_hot.relaxed_sign(logits.expand(20_000, 3), uniform, temperature=0.01)
-    share = torch.stack([(sign < -0.5).float().mean(), (sign.abs() < 0.5).float().mean(), (sign > 0.5).float().mean()])
-    torch.testing.assert_close(share, logits.exp(), atol=0.02, rtol=0)
+    drawn = one_hot.relaxed_types(logits.expand(20_000, 3), uniform, temperature=0.01)
+    torch.testing.assert_close((drawn > 0.5).float().mean(0), logits.exp(), atol=0.02, rtol=0)
 
 
 def test_one_hot_m_step_climbs_and_respects_forbidden_couplings():
@@ -504,7 +508,7 @@ def test_one_hot_m_step_climbs_and_respects_forbidden_couplings():
     allowed = ~torch.eye(N, dtype=torch.bool)
 
     def objective(p):
-        weights = one_hot.one_hot_weights(p, one_hot.mean_sign(p.logits) * allowed)
+        weights = one_hot.one_hot_weights(p, one_hot.mean_types(p.logits, allowed))
         data_term = emission.expected_moments(design, spikes, weights, share).value.sum()
         return data_term + one_hot.one_hot_log_prior(p, prior)
 
@@ -512,9 +516,9 @@ def test_one_hot_m_step_climbs_and_respects_forbidden_couplings():
         design, spikes, share, parameters, prior=prior, generator=g, temperature=0.5, allowed=allowed, n_steps=60
     )
     assert objective(fitted) > objective(parameters) + 5
-    hard = one_hot.harden(design, spikes, share, fitted, prior=prior, allowed=allowed)
-    assert not hard.adjacency[:, torch.eye(N, dtype=torch.bool)].any()
-    assert torch.equal(hard.weights[..., 1:].sign().long(), hard.adjacency)
+    decided = hard.harden(design, spikes, share, fitted, prior=prior, allowed=allowed)
+    assert not decided.adjacency[:, torch.eye(N, dtype=torch.bool)].any()
+    assert torch.equal(decided.weights[..., 1:].sign().long(), decided.adjacency)
 
 
 @pytest.mark.slow
@@ -559,7 +563,7 @@ def test_recovery_on_the_published_design():
             parameters, transition, uniform, design[train], spikes[train], generator=g, temperature=1 - 0.05 * r,
             adam=adam, n_steps=8,
         )  # fmt: skip
-    soft = one_hot.one_hot_weights(parameters, one_hot.mean_sign(parameters.logits))
+    soft = one_hot.one_hot_weights(parameters, one_hot.mean_types(parameters.logits))
     gap = oracle - score(soft, transition)
     assert gap <= 40
     assert gap < naive
@@ -609,7 +613,7 @@ def test_simulated_counts_follow_their_rates_and_the_model():
             "link: expected 'sigmoid', 'softplus' or 'exp', got 'probit'",
         ),
         (
-            lambda: one_hot.relaxed_sign(torch.ones(3), torch.ones(3), temperature=-1.0),
+            lambda: one_hot.relaxed_types(torch.ones(3), torch.ones(3), temperature=-1.0),
             "temperature: expected a positive",
         ),
         (

@@ -57,6 +57,10 @@ class TectumWarning(UserWarning):
     """Something was assumed, dropped or repaired, and the result may depend on it."""
 
 
+class DegenerateStateWarning(TectumWarning):
+    """A hidden state hardly occurs in the data, so that its parameters mean little."""
+
+
 def explain(where: str, *, expected: str, got: str, fix: str = "") -> str:
     """Compose the sentence that every error of the toolkit speaks.
 

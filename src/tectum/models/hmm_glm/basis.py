@@ -197,6 +197,32 @@ def join_weights(parts: Weights) -> Tensor:
     return torch.cat((parts.bias.unsqueeze(-1), parts.coupling.flatten(-2), parts.covariates), dim=-1)
 
 
+def tied_columns(n_units: int, n_filters: int, *, bias: bool, own: bool) -> Tensor | None:
+    """Tell which weights of each unit are one for all states.
+
+    Parameters
+    ----------
+    n_units, n_filters : int
+        Sizes of the coupling.
+    bias, own : bool
+        Whether the bias is, and whether the coupling of a unit to itself is.
+
+    Returns
+    -------
+    Tensor or None
+        (unit, Q) int64 columns of the design on the CPU; ``None`` if there is none.
+
+    Examples
+    --------
+    >>> tied_columns(2, 2, bias=True, own=True).tolist()
+    [[0, 1, 2], [0, 3, 4]]
+    """
+    first = torch.zeros(n_units, int(bias), dtype=torch.int64, device="cpu")
+    mine = 1 + torch.arange(n_units * n_filters, device="cpu").reshape(n_units, n_filters)
+    found = torch.cat((first, mine[:, : n_filters if own else 0]), dim=1)
+    return found if found.shape[1] else None
+
+
 def coupling_columns(neuron_mask: Tensor, *, n_filters: int, n_covariates: int = 0) -> Tensor:
     """Tell which weights may differ from zero, given which couplings are allowed.
 

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.errors import TectumWarning
+from ...core.errors import DegenerateStateWarning
 from ...stats import hmm
 from .basis import split_weights
-from .emission import log_emission, rate_of
-from .fitting import Family, OneHotFit, Problem, Starts, posterior_of
+from .emission import log_emission, rate_of, unit_log_likelihood
+from .fitting import Family, Problem, Starts, posterior_of
 from .inputs import Sequences
 from .result import visits_of
+from .stages import OneHotFit
 
 FEW_VISITS = 5
 
@@ -54,12 +55,18 @@ def describe_one_hot(fit: OneHotFit, order: Tensor, *, n_filters: int, dtype: to
     n_units = fit.soft.shape[1]
     hard = split_weights(fit.hard.weights[order], n_units=n_units, n_filters=n_filters)
     types, strength = fit.parameters.logits.softmax(-1), torch.nn.functional.softplus(fit.parameters.strength)
-    shared = (fit.types[..., 2] - fit.types[..., 0]) * fit.strength[0]  # (target, source)
+    mean = fit.strength[0]  # (V,)
+    shared = (fit.types[..., 2] * mean[-1] - fit.types[..., 0] * mean[0]).unsqueeze(-1)  # (target, source, 1)
+    kernel = fit.parameters.kernel
+    spread = kernel.softmax(-1) if kernel.numel() else shared.new_ones(n_filters)
     made = {
-        "type_probability": types[order], "shared_types": fit.types, "strength": strength[order],
-        "hard_coupling": hard.coupling, "hard_bias": hard.bias,
-        "shared_coupling": shared.unsqueeze(-1).expand(-1, -1, n_filters).contiguous(),
+        "type_probability": types[order], "shared_types": fit.types, "strength": strength[order][..., -1],
+        "hard_coupling": hard.coupling, "hard_bias": hard.bias, "shared_coupling": shared * spread,
     }  # fmt: skip
+    if strength.shape[-1] == 2:
+        made["inhibitory_strength"] = strength[order][..., 0]
+    if kernel.numel():  # the strength at every lag
+        made |= {name: made[name] * spread for name in ("strength", "inhibitory_strength") if name in made}
     return {"adjacency": fit.hard.adjacency[order], **{name: value.to(dtype) for name, value in made.items()}}
 
 
@@ -81,6 +88,14 @@ def describe_states(
         "rate": rate.to(dtype), "counts": found.spikes.to(torch.int32),
         "bits_per_spike": bits_per_spike(likelihood.sum(), found, rate),
     }  # fmt: skip
+
+
+def unit_likelihood(forward: hmm.Filtered, problem: Problem, starts: Starts, family: Family, seen: Tensor) -> Tensor:
+    """Causal log-likelihood of each unit, its states mixed as predicted from the bins before: (B, N) nats."""
+    size = None if starts.size is None else starts.size[0]
+    share = forward.log_predicted.exp().to(problem.design)
+    return unit_log_likelihood(problem.design, problem.spikes, starts.weights[0], share, link=family.link, size=size,
+                               mask=seen).sum(1)  # fmt: skip
 
 
 def most_probable_path(problem: Problem, starts: Starts, family: Family) -> Tensor:
@@ -117,7 +132,7 @@ def _warn_of_rare(occupancy: Tensor, number: Tensor) -> None:
             if share < 1 / (10 * n_states) or n < FEW_VISITS]  # fmt: skip
     if rare:
         said = f"HMMGLM: states that hardly occur ({'; '.join(rare)}); use fewer states or more data"
-        warnings.warn(said, TectumWarning, stacklevel=5)
+        warnings.warn(said, DegenerateStateWarning, stacklevel=5)
 
 
 def draw_counts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from ...core.errors import InputError, explain
 from ...core.estimator import Estimator, Run, as_tuple, numbers, undisturbed
 from ...core.loops import Checkpoint
 from ...core.params import param
-from ...core.random import generator, resolve_seed
+from ...core.random import generator, resolve_seed, spawn
 from ...core.recording import Recording
 from ...core.result import hash_tensors
 from ...stats import hmm
-from .basis import design_tensor
+from .basis import Weights, design_tensor, join_weights
 from .describe import (
     bits_per_spike,
     describe_one_hot,
@@ -30,26 +30,25 @@ from .describe import (
     most_probable_path,
     order_of,
     reorder,
+    unit_likelihood,
 )
 from .emission import log_emission
-from .fitting import (
-    Family,
-    OneHotFit,
-    Problem,
-    Ridge,
-    Save,
-    Starts,
-    best_starts,
-    posterior_of,
-    run_em,
-    run_one_hot,
-    search,
-    start_from,
-)
+from .fitting import Family, Problem, Save, Starts, best_starts, posterior_of, search, start_from
 from .inputs import Sequences, Source, check_activity, check_known, gather
+from .kernels import start_kernels
 from .result import TYPES, HMMGLMResult, names_of
 from .select import StateReport, score_numbers
-from .settings import check_length, check_settings, family_of, filters_of, free_weights
+from .settings import (
+    PRESETS,
+    check_length,
+    check_settings,
+    family_of,
+    filters_of,
+    free_weights,
+    learns_kernels,
+    plan_of,
+)
+from .stages import Last, run_last
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,16 +63,6 @@ class Draw(NamedTuple):
     """(time, unit), or (trial, time, unit) of several sequences."""
     states: Recording
     """(time,), or (trial, time)."""
-
-
-class Fitted(NamedTuple):
-    """What the stages of a fit leave."""
-
-    starts: Starts  #: one restart
-    refined: Tensor  #: objectives of the refined starts
-    history: Tensor  #: objective in each round of the last stage
-    one_hot: OneHotFit | None
-    converged: bool
 
 
 def _apart(verb: Callable[Concatenate[HMMGLM, P], T]) -> Callable[Concatenate[HMMGLM, P], T]:
@@ -117,14 +106,16 @@ class HMMGLM(Estimator[HMMGLMResult]):
         Width of the bins in which spikes are counted, s; recordings of counts keep theirs.
     n_lags : int, default 5
         Past bins that matter; 0 couples nothing: a Poisson hidden Markov model.
-    basis : {"exponential", "raised_cosine"}, default "exponential"
-        Filters of the past: one exponential, or ``n_filters`` bumps.
+    basis : {"exponential", "raised_cosine", "learned"}, default "exponential"
+        Filters of the past: one exponential; ``n_filters`` bumps; or a kernel for every pair of units, positive with
+        sum 1, learned in the last stage and shared by the states.
     n_filters : int, default 1
         Number of raised cosines.
     kernel : sequence of float or None, default None
-        Weights of the bins 1, 2, ... back, in place of a basis.
-    self_history : bool, default True
-        Whether units drive themselves.
+        Weights of the bins 1, 2, ... back, in place of the exponential.
+    self_history : {"free", "zero", "shared", "own"}, default "free"
+        How units drive themselves: as others do, not at all, in the same way in all states, or with a kernel of their
+        own that is learned.
     neuron_mask : sequence of sequences of bool or None, default None
         (target, source) False forbids a coupling: the same electrode, known anatomy.
     covariates : sequence of str, default ()
@@ -133,8 +124,10 @@ class HMMGLM(Estimator[HMMGLMResult]):
         One bias for each unit instead of one for each unit and state.
     ridge : float, default 0.1
         Inverse prior variance of the couplings with ``prior="none"``.
-    sigma_w : float, default 1/3
-        Standard deviation around the shared mean with ``prior="gaussian"``.
+    sigma_w : float or None, default 1/3
+        Standard deviation around the shared mean with ``prior="gaussian"``. None learns it.
+    two_strengths : bool, default False
+        With the one-hot prior, strengths of inhibition and of excitation have means, widths and values of their own.
     temperatures : (float, float), default (1.0, 0.3)
         First and last temperature of the relaxed samples of the one-hot prior.
     one_hot_rounds : int, default 20
@@ -145,6 +138,8 @@ class HMMGLM(Estimator[HMMGLMResult]):
         Learn the probabilities of the first state instead of leaving them uniform.
     starts : int, default 8
         Random starts, side by side.
+    start_from : {"random", "kmeans"}, default "random"
+        Starts from random couplings, or from clusters of the smoothed counts (for states that differ in rates).
     max_iter : int, default 100
         Most EM rounds of the last stage.
     tol : float, default 1e-5
@@ -174,22 +169,54 @@ class HMMGLM(Estimator[HMMGLMResult]):
     likelihood: str = param("poisson", options=("poisson", "nb"))
     bin: float = param(0.02, float, low=0, open_low=True)
     n_lags: int = param(5, int, low=0)
-    basis: str = param("exponential", options=("exponential", "raised_cosine"))
+    basis: str = param("exponential", options=("exponential", "raised_cosine", "learned"))
     n_filters: int = param(1, int, low=1)
     kernel: Sequence[float] | None = None
-    self_history: bool = param(True, bool)
+    self_history: str = param("free", options=("free", "zero", "shared", "own"))
     neuron_mask: Sequence[Sequence[bool]] | None = None
     covariates: Sequence[str] = ()
     shared_bias: bool = param(False, bool)
     ridge: float = param(0.1, float, low=0)
-    sigma_w: float = param(1 / 3, float, low=0, open_low=True)
+    sigma_w: float | None = param(1 / 3, float, low=0, open_low=True, optional=True)
+    two_strengths: bool = param(False, bool)
     temperatures: Sequence[float] = (1.0, 0.3)
     one_hot_rounds: int = param(20, int, low=1)
     stickiness: float = param(0.0, float, low=0)
     learn_initial: bool = param(False, bool)
     starts: int = param(8, int, low=1)
+    start_from: str = param("random", options=("random", "kmeans"))
     max_iter: int = param(100, int, low=1)
     tol: float = param(1e-5, float, low=0)
+
+    @classmethod
+    def preset(cls, name: str, **settings: Any) -> Self:
+        """Return an estimator whose model is that of a version of the public code; the way to fit it is ours.
+
+        Parameters
+        ----------
+        name : {"iclr2024", "v010"}
+            The code beside the paper (sigmoid, one bias a unit, temperature 0.2), or version 0.1.0 (softplus, a bias a
+            unit and state, kernels of their own for units' own past, temperature 0.5).
+        settings : mapping
+            Further hyper-parameters; they win over the preset.
+
+        Returns
+        -------
+        HMMGLM
+
+        Raises
+        ------
+        InputError
+            No such preset.
+
+        Examples
+        --------
+        >>> HMMGLM.preset("iclr2024", n_states=5).link
+        'sigmoid'
+        """
+        if name not in PRESETS:
+            raise InputError(explain("HMMGLM.preset", expected=f"one of {list(PRESETS)}", got=repr(name)))
+        return cls(**{**PRESETS[name], **settings})
 
     # Verbs
 
@@ -236,14 +263,32 @@ class HMMGLM(Estimator[HMMGLMResult]):
         return self._split(data, found, probability.to(problem.design.dtype), ("state",))
 
     @_apart
-    def log_prob(self, data: Any) -> Tensor:
-        """Return the log-likelihood of every sequence, the states summed out: Tensor (session,), nats.
+    def log_prob(self, data: Any, *, by: str = "session") -> Tensor:
+        """Return the log-likelihood of every sequence, the states summed out.
 
         It is the sum over bins of the log probability of the counts given all counts before. Compare it only between
         models of equal bins.
+
+        Parameters
+        ----------
+        data : as for ``fit``, of the same units and bins
+        by : {"session", "unit"}, default "session"
+            "unit" scores each unit alone, given the past of all. Units are not independent given the past, so
+            that these do not sum to the score of the sequence.
+
+        Returns
+        -------
+        Tensor
+            (session,) or (session, unit), nats.
         """
+        if by not in ("session", "unit"):
+            raise InputError(explain("HMMGLM.log_prob(by)", expected="'session' or 'unit'", got=repr(by)))
         found, problem, starts = self._known(data)
-        return self._forward(problem, starts, self._family(found)).log_likelihood.to(problem.design.dtype)
+        family = self._family(found)
+        forward = self._forward(problem, starts, family)
+        if by == "session":
+            return forward.log_likelihood.to(problem.design.dtype)
+        return unit_likelihood(forward, problem, starts, family, found.observed()).to(problem.design.dtype)
 
     @_apart
     def score(self, data: Any, target: Any = None) -> float:
@@ -301,10 +346,10 @@ class HMMGLM(Estimator[HMMGLMResult]):
         filters = filters_of(self).to(device=run.device, dtype=run.dtype)
         problem = _problem(found, filters)
         n_units, n_filters = found.spikes.shape[2], filters.shape[1]
-        family = family_of(self, free_weights(self, n_units, n_filters, len(found.covariate_names)), n_units, n_filters)
-        family = family._replace(free=None if family.free is None else family.free.to(run.device))
+        free = free_weights(self, n_units, n_filters, len(found.covariate_names))
+        family = _moved(family_of(self, free, n_units, n_filters), run.device)
         save, report = self._save(run, data), None
-        first = self._start(run.init, found, family)
+        first = self._start(run.init, found, family, filters)
         n_states = self.n_states
         if first is not None:
             n_states = first.weights.shape[1]
@@ -312,48 +357,24 @@ class HMMGLM(Estimator[HMMGLMResult]):
             report = self._choose(problem, family, found.n_bins, run.seed, save)
             n_states = report.chosen
         check_length(n_states, found.n_bins)
-        fitted = self._stages(problem, family, n_states, first, run, save)
-        return self._describe(found, problem, family, fitted, report, filters, run), fitted.converged
-
-    def _gather(self, data: Sequence[Any], device: torch.device, dtype: torch.dtype) -> Sequences:
-        return gather(data, bin=self.bin, n_lags=self.n_lags, covariates=tuple(self.covariates), device=device,
-                      dtype=dtype)  # fmt: skip
-
-    def _stages(
-        self, problem: Problem, family: Family, n_states: int, first: Starts | None, run: Run, save: Save
-    ) -> Fitted:
-        """Search, refine, and the last stage of the prior asked for."""
         if first is None:
             refined, converged = search(problem, family, n_states=n_states, n_starts=self.starts, tol=self.tol,
                                         seed=run.seed, save=save)  # fmt: skip
         else:
             refined, converged = first, True
-        best, objectives = best_starts(refined, 1), refined.objective
-        if self.prior == "one_hot" and self.n_lags > 0:
-            return self._one_hot_stage(problem, family, best, objectives, converged, run, save)
-        precision = 1 / self.sigma_w**2
-        ridge = Ridge(precision, precision) if self.prior == "gaussian" else Ridge(self.ridge)
-        last, found = run_em(problem, best, family, ridge, max_iter=self.max_iter, tol=self.tol,
-                             checkpoint=save("last"), description=f"prior {self.prior}")  # fmt: skip
-        return Fitted(last, objectives, found.history[:, 0], None, found.converged)
+        kernel, known = None, getattr(run.init, "kernel", None)
+        if learns_kernels(self):
+            kernel = start_kernels(filters, n_units) if known is None else known.to(filters).log()
+            filters = torch.eye(len(filters)).to(filters)
+            problem = _problem(found, filters)
+        best, plan = best_starts(refined, 1), plan_of(self)
+        last = run_last(problem, best, family, plan, kernel=kernel, explore=known is None, seed=run.seed, save=save)
+        result = self._describe(found, problem, family, refined, last, report, filters, run)
+        return result, converged if last.one_hot is not None else last.converged
 
-    def _one_hot_stage(
-        self, problem: Problem, family: Family, best: Starts, objectives: Tensor, converged: bool, run: Run, save: Save
-    ) -> Fitted:
-        """Rounds of the one-hot prior; its mean weights are the parameters."""
-        n_units = problem.spikes.shape[2]
-        n_filters = family.n_coupling // n_units
-        allowed = None
-        if family.free is not None:
-            allowed = family.free[:, 1 : 1 + family.n_coupling].unflatten(1, (n_units, n_filters))[..., 0]
-        first, last = (float(t) for t in self.temperatures)
-        found = run_one_hot(
-            problem, best, family, n_units=n_units, n_filters=n_filters, allowed=allowed, temperatures=(first, last),
-            n_rounds=self.one_hot_rounds, seed=run.seed, checkpoint=save("one-hot"),
-        )  # fmt: skip
-        starts = best._replace(weights=found.soft.unsqueeze(0), log_transition=found.log_transition.unsqueeze(0),
-                               shared=torch.zeros_like(best.shared))  # fmt: skip
-        return Fitted(starts, objectives, found.objective, found, converged)
+    def _gather(self, data: Sequence[Any], device: torch.device, dtype: torch.dtype) -> Sequences:
+        return gather(data, bin=self.bin, n_lags=self.n_lags, covariates=tuple(self.covariates), device=device,
+                      dtype=dtype)  # fmt: skip
 
     def _choose(self, problem: Problem, family: Family, n_bins: int, seed: int, save: Save) -> StateReport:
         """Score the candidate numbers of states."""
@@ -362,18 +383,20 @@ class HMMGLM(Estimator[HMMGLMResult]):
                              n_starts=self.starts, tol=self.tol, seed=seed, save=save)  # fmt: skip
 
     def _describe(
-        self, found: Sequences, problem: Problem, family: Family, fitted: Fitted, report: StateReport | None,
-        filters: Tensor, run: Run,
+        self, found: Sequences, problem: Problem, family: Family, refined: Starts, last: Last,
+        report: StateReport | None, filters: Tensor, run: Run,
     ) -> HMMGLMResult:  # fmt: skip
         """Everything that is said about the fit, states sorted by occupancy."""
-        order = order_of(problem, fitted.starts, family)
-        starts, dtype, device = reorder(fitted.starts, order), run.dtype, run.device
+        order = order_of(problem, last.starts, family)
+        starts, dtype, device = reorder(last.starts, order), run.dtype, run.device
         fields: dict[str, Any] = {
             **describe_parameters(starts, family, filters=filters, dtype=dtype),
             **describe_states(problem, starts, family, found, dtype=dtype),
         }
-        if fitted.one_hot is not None:
-            fields |= describe_one_hot(fitted.one_hot, order, n_filters=filters.shape[1], dtype=dtype)
+        if last.one_hot is not None:
+            fields |= describe_one_hot(last.one_hot, order, n_filters=filters.shape[1], dtype=dtype)
+        if last.kernel is not None:
+            fields["kernel"] = last.kernel.to(dtype)
         if report is not None:
             fields |= {"state_grid": report.grid.to(device), "state_held_out": report.held_out.to(device, dtype),
                        "state_held_out_se": report.error.to(device, dtype)}  # fmt: skip
@@ -383,28 +406,35 @@ class HMMGLM(Estimator[HMMGLMResult]):
         }  # fmt: skip
         return HMMGLMResult(
             coords=coords, dt=found.dt, link=self.link, likelihood=self.likelihood, prior=self.prior,
-            named=found.named, start_objective=fitted.refined.to(device, dtype),
-            history=fitted.history.to(device, dtype), **fields,
+            named=found.named, start_objective=refined.objective.to(device, dtype), start_number=refined.number,
+            start_seed=_start_seeds(refined.number, run.seed), history=last.history.to(device, dtype),
+            sigma_w=last.width, **fields,
         )  # fmt: skip
 
     # Starting and saving
 
-    def _start(self, init: Any, found: Sequences, family: Family) -> Starts | None:
+    def _start(self, init: Any, found: Sequences, family: Family, filters: Tensor) -> Starts | None:
         """Parameters of an earlier result on the same units."""
         if init is None:
             return None
         where = "HMMGLM.fit(init)"
         if not isinstance(init, HMMGLMResult):
             raise InputError(explain(where, expected="an HMMGLMResult", got=type(init).__name__))
-        mine = (self.n_states or init.n_states, found.spikes.shape[2], self.n_lags, len(found.covariate_names))
-        theirs = (init.n_states, len(init.units), init.n_lags, len(init.covariates))
+        given = init.weights
+        if init.kernel is not None:  # kernels sum to 1: what is left is one coupling a pair
+            given = join_weights(Weights(init.bias, init.network.unsqueeze(-1), init.covariate_weight))
+        n_filters = init.filters.shape[1] if init.kernel is None else 1
+        n_units, n_covariates = found.spikes.shape[2], len(found.covariate_names)
+        mine = (self.n_states or init.n_states, n_units, self.n_lags, filters.shape[1], n_covariates)
+        theirs = (init.n_states, len(init.units), init.n_lags, n_filters, len(init.covariates))
         if mine != theirs:
-            expected = "{} states, {} units, {} lags, {} covariates".format(*mine)
+            expected = "{} states, {} units, {} lags, {} filters, {} covariates".format(*mine)
             raise InputError(explain(where, expected=expected, got=str(theirs)))
-        starts = start_from(init.weights.to(found.spikes).unsqueeze(0), family)
+        starts = start_from(given.to(found.spikes).unsqueeze(0), family)
         wide = starts.log_transition
         return starts._replace(log_transition=init.transition.to(wide).log().unsqueeze(0),
-                               log_initial=init.initial.to(wide).log().unsqueeze(0))  # fmt: skip
+                               log_initial=init.initial.to(wide).log().unsqueeze(0),
+                               number=starts.number - 1)  # fmt: skip
 
     def _save(self, run: Run, data: tuple[Any, ...]) -> Save:
         """One checkpoint file a stage beside the path given, with the identity of the run."""
@@ -470,6 +500,18 @@ def _recording(values: Tensor, source: Source, dt: float, extra: tuple[str, ...]
         data=(values if source.trials else values[0]).clone(), dims=(*trial, "time", *extra), rate=1 / dt, t0=source.t0,
         modality="states", subject=source.subject, session=source.session,
     )  # fmt: skip
+
+
+def _moved(family: Family, device: torch.device) -> Family:
+    """The model with its tensors on a device."""
+    free, tied = (None if t is None else t.to(device) for t in (family.free, family.tied))
+    return family._replace(free=free, tied=tied)
+
+
+def _start_seeds(number: Tensor, seed: int) -> Tensor:
+    """Seed of each random start, -1 for a given one."""
+    seeds = [spawn(seed, "start", n) if n >= 0 else -1 for n in number.tolist()]
+    return torch.tensor(seeds, dtype=torch.int64).to(number.device)
 
 
 def _problem(found: Sequences, filters: Tensor) -> Problem:

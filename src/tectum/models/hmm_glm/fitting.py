@@ -1,9 +1,9 @@
-"""EM of the switching GLM over restarts, which are a leading axis, and the one-hot stage that follows it.
+"""EM of the switching GLM over restarts, which are a leading axis: random starts, search and refinement.
 
 A fit has three stages. *Search*: many random starts, a strong ridge and few rounds, on part of the data if there is
 much. *Refine*: the best few starts on all data with a moderate ridge, until they stand still. The ridge matters more
 than the number of starts: with little data unpenalised weights explain the noise of whatever bins a state first holds,
-and never let go of them. *Final*: the best start goes on under the prior that was asked for.
+and never let go of them. *Final* (`stages`): the best start goes on under the prior that was asked for.
 
 Shapes: restarts R, states S, units N, regressors P, sequences B, bins T.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,19 +24,9 @@ from ...core.errors import NonFiniteError, TectumWarning, explain
 from ...core.loops import EMResult, em
 from ...core.random import generator, spawn
 from ...stats import hmm
+from ...stats.clustering import kmeans
 from .emission import Link, expected_moments, log_emission
 from .glm import GaussianPrior, fit_weights, initial_weights, shared_mean, transition_mode
-from .one_hot import (
-    Adam,
-    HardCouplings,
-    OneHot,
-    harden,
-    mean_sign,
-    one_hot_em_step,
-    one_hot_weights,
-    shared_prior,
-    start_one_hot,
-)
 
 SEARCH_RIDGE, SEARCH_ROUNDS, SEARCH_BINS = 20.0, 10, 20_000
 REFINE_RIDGE, REFINE_ROUNDS, REFINE_STARTS = 8.0, 20, 3
@@ -45,6 +35,7 @@ STAY = 0.98  # probability of keeping the state, at the start
 CALM_ROUNDS = 3  # rounds without change after which EM ends
 LOWEST = -1e30  # objective of a start that failed
 SIZE_RANGE = (1e-2, 1e4)
+SMOOTH = 25  # bins
 
 
 class Problem(NamedTuple):
@@ -72,6 +63,11 @@ class Family(NamedTuple):
     negative_binomial: bool
     stickiness: float
     learn_initial: bool
+    shared_self: bool = False
+    tied: Tensor | None = None
+    """(N, Q) columns of the weights that are one for all states; see `basis.tied_columns`."""
+    kmeans: bool = False
+    """Whether starts come from k-means of smoothed counts instead of random weights."""
 
 
 class Starts(NamedTuple):
@@ -95,6 +91,8 @@ class Starts(NamedTuple):
     """(R,) int64 rounds in a row in which the objective hardly changed."""
     failed: Tensor
     """(R,) int64 round in which the objective was not finite, -1 = never."""
+    number: Tensor
+    """(R,) int64: the how-manieth of the drawn starts it is."""
     rounds: Tensor
     """() int64 rounds so far."""
 
@@ -132,7 +130,51 @@ def draw_starts(problem: Problem, family: Family, *, n_states: int, n_starts: in
                         generator=generator(spawn(seed, "start", r)))
         for r in range(n_starts)
     ]  # fmt: skip
-    return start_from(_spread_bias(torch.stack(drawn), family, seed), family)
+    weights = _spread_bias(torch.stack(drawn), family, seed)
+    if family.kmeans and n_states > 1:
+        weights = _from_clusters(problem, weights, family, seed)
+    return start_from(_tied(weights, family.tied), family)
+
+
+def _tied(weights: Tensor, tied: Tensor | None) -> Tensor:
+    """Give tied weights (..., S, N, P) their mean over the states."""
+    if tied is None:
+        return weights
+    shape = (*weights.shape[:-1], tied.shape[1])
+    mean = weights.gather(-1, tied.expand(shape)).mean(-3, keepdim=True)
+    return weights.scatter(-1, tied.expand(shape), mean.expand(shape))
+
+
+def _from_clusters(problem: Problem, weights: Tensor, family: Family, seed: int) -> Tensor:
+    """Fit weights (R, S, N, P) to the clusters of the smoothed counts, another draw of first centres a start."""
+    n_starts, n_states, n_units, n_weights = weights.shape
+    problem = part_of(problem, seed=seed, most=SEARCH_BINS)
+    points = _smoothed(problem)  # (B, T, N)
+    uniforms = torch.rand(n_starts, n_states, generator=generator(spawn(seed, "kmeans"))).to(points)
+    each = points.flatten(0, 1).expand(n_starts, -1, -1)
+    label = kmeans(each, torch.full_like(uniforms[:, 0], n_states, dtype=torch.int64), uniforms=uniforms)
+    hot = torch.nn.functional.one_hot(label, n_states).to(points)  # (R, B T, S)
+    if problem.lengths is not None:
+        hot = hot * _inside(problem).flatten().unsqueeze(-1)
+    share = hot.movedim(0, 1).reshape(*points.shape[:2], n_starts * n_states)
+    prior = GaussianPrior(torch.zeros((), dtype=points.dtype, device=points.device),
+                          _precision(n_weights, SEARCH_RIDGE).to(points))  # fmt: skip
+    flat = _tied(weights, family.tied).flatten(0, 1)
+    weights = fit_weights(problem.design, problem.spikes, share, flat, prior=prior, free=_folded_free(family, flat),
+                          tied=family.tied, n_groups=n_starts, n_steps=5, link=family.link,
+                          mask=problem.mask).weights  # fmt: skip
+    restarts: Tensor = weights.unflatten(0, (n_starts, n_states))
+    return restarts if family.free is None else torch.where(family.free, restarts, 0.0)
+
+
+def _smoothed(problem: Problem) -> Tensor:
+    """Square roots of counts, smoothed over `SMOOTH` bins within sequences and scaled to unit variance, (B, T, N)."""
+    counts = problem.spikes if problem.mask is None else problem.spikes.where(problem.mask, 0.0)
+    series = (counts + 0.375).sqrt().mT  # (B, N, T)
+    width = min(SMOOTH, 2 * ((series.shape[-1] + 1) // 2) - 1)  # odd
+    smooth = torch.nn.functional.avg_pool1d(series, width, stride=1, padding=width // 2, count_include_pad=False).mT
+    spread = smooth.flatten(0, 1).std(0)
+    return (smooth - smooth.flatten(0, 1).mean(0)) / spread.clamp(min=1e-6)
 
 
 def _spread_bias(weights: Tensor, family: Family, seed: int) -> Tensor:
@@ -154,12 +196,13 @@ def start_from(weights: Tensor, family: Family, *, log_transition: Tensor | None
         log_transition = sticky.expand(n_starts, -1, -1)
     uniform = torch.zeros(n_starts, n_states, dtype=wide, device=device).log_softmax(-1)
     count = torch.zeros(n_starts, dtype=torch.int64, device=device)
-    rows = 1 if family.shared_bias else n_states
+    rows = n_states if family.tied is None else 1
     return Starts(
         weights, log_transition, uniform, torch.zeros_like(weights[:, 0]),
         torch.full((n_starts, rows, n_units), 1e-4, dtype=weights.dtype, device=device),
         torch.full((n_starts, n_units), 10.0, dtype=weights.dtype, device=device) if family.negative_binomial else None,
-        torch.full((n_starts,), LOWEST, dtype=wide, device=device), count, count - 1, count[:1].sum(),
+        torch.full((n_starts,), LOWEST, dtype=wide, device=device), count, count - 1,
+        torch.arange(n_starts, device=device), count[:1].sum(),
     )  # fmt: skip
 
 
@@ -207,7 +250,7 @@ def em_round(problem: Problem, starts: Starts, family: Family, ridge: Ridge, *, 
     share = posterior.probabilities.movedim(0, -2).flatten(-2).to(problem.design)  # (B, T, R * S)
     fitted = fit_weights(
         problem.design, problem.spikes, share, flat, prior=prior, size=size, free=_folded_free(family, flat),
-        shared_bias=family.shared_bias, n_groups=n_starts, damping=starts.damping.flatten(0, 1), n_steps=1,
+        tied=family.tied, n_groups=n_starts, damping=starts.damping.flatten(0, 1), n_steps=1,
         link=family.link, mask=problem.mask,
     )  # fmt: skip
     weights = fitted.weights.unflatten(0, (n_starts, n_states))
@@ -360,70 +403,6 @@ def _update_size(problem: Problem, flat: Tensor, share: Tensor, starts: Starts, 
     moved = (here + move).clamp(math.log(SIZE_RANGE[0]), math.log(SIZE_RANGE[1]))
     found: Tensor = torch.where(value(moved) >= middle, moved, here).exp()
     return found
-
-
-# One-hot stage
-
-
-class OneHotState(NamedTuple):
-    """Parameters of the one-hot stage during EM."""
-
-    parameters: OneHot
-    log_transition: Tensor
-    adam: Adam
-    rounds: int
-
-
-class OneHotFit(NamedTuple):
-    """End of the one-hot stage."""
-
-    parameters: OneHot
-    log_transition: Tensor
-    """(S, S)."""
-    soft: Tensor
-    """(S, N, P) weights at the mean signs."""
-    hard: HardCouplings
-    types: Tensor
-    """(N, N, 3) a0."""
-    strength: Tensor
-    """(2,) shared mean and standard deviation of the strengths."""
-    objective: Tensor
-    """(round,)."""
-
-
-def run_one_hot(
-    problem: Problem, start: Starts, family: Family, *, n_units: int, n_filters: int, allowed: Tensor | None,
-    temperatures: tuple[float, float], n_rounds: int, seed: int, checkpoint: Checkpoint | None,
-) -> OneHotFit:  # fmt: skip
-    """Start from the first of ``start``, lower the temperature over ``n_rounds``, then decide every connection."""
-    begun = start_one_hot(start.weights[0], n_units=n_units, n_filters=n_filters)
-    zero = OneHot(*map(torch.zeros_like, begun))
-    first, last = temperatures
-    size = None if start.size is None else start.size[0]
-    given: dict[str, Any] = {"link": family.link, "size": size, "mask": problem.mask, "allowed": allowed}
-
-    def step(state: OneHotState) -> tuple[OneHotState, Tensor]:
-        cooled = first + (last - first) * min(1.0, state.rounds / max(1, int(0.8 * n_rounds)))
-        fitted, transition, adam, objective, _ = one_hot_em_step(
-            state.parameters, state.log_transition, start.log_initial[0], problem.design, problem.spikes,
-            generator=generator(spawn(seed, "one-hot", state.rounds)), temperature=cooled, lengths=problem.lengths,
-            stickiness=family.stickiness, adam=state.adam, n_steps=8, shared_bias=family.shared_bias, **given,
-        )  # fmt: skip
-        return OneHotState(fitted, transition, adam, state.rounds + 1), objective
-
-    found = em(step, OneHotState(begun, start.log_transition[0], Adam(0, zero, zero), 0), max_iter=n_rounds, tol=0.0,
-               min_iter=n_rounds, checkpoint=checkpoint, description="one-hot prior")  # fmt: skip
-    parameters: OneHot = found.state.parameters
-    transition = found.state.log_transition
-    sign = mean_sign(parameters.logits)
-    soft = one_hot_weights(parameters, sign if allowed is None else sign * allowed)
-    settled = start._replace(weights=soft.unsqueeze(0), log_transition=transition.unsqueeze(0))
-    share = posterior_of(problem, settled, family).probabilities[0].to(problem.design)
-    prior = shared_prior(parameters)
-    hard = harden(problem.design, problem.spikes, share, parameters, prior=prior, shared_bias=family.shared_bias,
-                  **given)  # fmt: skip
-    strength = torch.stack((prior.mean, prior.sd))
-    return OneHotFit(parameters, transition, soft, hard, prior.types, strength, found.history)
 
 
 Save = Callable[[str], "Checkpoint | None"]

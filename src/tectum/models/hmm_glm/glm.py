@@ -37,7 +37,7 @@ class Update(NamedTuple):
     value: Tensor
     """(S, N) expected log-likelihood plus log prior (without constant) at ``weights``."""
     damping: Tensor
-    """(S, N), or (group, N) with a shared bias: Levenberg-Marquardt damping to start the next M step with."""
+    """(S, N), or (group, N) with tied weights: Levenberg-Marquardt damping to start the next M step with."""
 
 
 class Switching(NamedTuple):
@@ -66,7 +66,7 @@ def fit_weights(
     size: Tensor | None = None,
     mask: Tensor | None = None,
     free: Tensor | None = None,
-    shared_bias: bool = False,
+    tied: Tensor | None = None,
     n_groups: int = 1,
     damping: Tensor | None = None,
     n_steps: int = 2,
@@ -88,10 +88,11 @@ def fit_weights(
         Of the weights; the ridge of the naive model is mean 0 and precision 1e-3.
     free : Tensor, optional
         bool, broadcast to (S, N, P); ``False`` keeps the weight as it is.
-    shared_bias : bool
-        One bias a unit for all states (regressor 0) instead of one a state and unit; ``weights`` must start so.
+    tied : Tensor, optional
+        (N, Q) int64: regressors of each unit whose weight is one for all states, see `basis.tied_columns`;
+        ``weights`` must start so.
     n_groups : int
-        Restarts folded into the states, of S / n_groups states each; the bias is shared within each of them.
+        Restarts folded into the states, of S / n_groups states each; weights are tied within each of them.
     damping : Tensor, optional
         From the last M step.
     n_steps : int
@@ -116,8 +117,8 @@ def fit_weights(
     """
     allowed = torch.ones_like(weights, dtype=torch.bool) if free is None else free.expand(weights.shape)
     if damping is None:
-        damping = torch.full((n_groups if shared_bias else len(weights), weights.shape[1]), _DAMPING).to(weights)
-    group = len(weights) // n_groups if shared_bias else 1  # problems that step together
+        damping = torch.full((len(weights) if tied is None else n_groups, weights.shape[1]), _DAMPING).to(weights)
+    group = 1 if tied is None else len(weights) // n_groups  # problems that step together
 
     def moments(weights: Tensor, information: bool) -> Moments:
         found = expected_moments(
@@ -127,7 +128,7 @@ def fit_weights(
 
     here = moments(weights, information=True)
     for step in range(n_steps):
-        move = _direction(here, allowed, damping.repeat_interleave(group, 0), group if shared_bias else None)
+        move = _direction(here, allowed, damping.repeat_interleave(group, 0), tied, group)
         move = move.to(weights)
         there = moments(weights + move, information=step + 1 < n_steps)
         gain = (there.value - here.value).unflatten(0, (-1, group)).sum(1)
@@ -157,23 +158,35 @@ def _choose(better: Tensor, new: Moments, old: Moments) -> Moments:
     )
 
 
-def _direction(moments: Moments, free: Tensor, damping: Tensor, group: int | None) -> Tensor:
-    """Damped Fisher scoring step (S, N, P); weights that are not free do not move; ``group`` states share the bias."""
+def _direction(moments: Moments, free: Tensor, damping: Tensor, tied: Tensor | None, group: int) -> Tensor:
+    """Damped Fisher scoring step (S, N, P); weights that are not free do not move; ``group`` states share the tied."""
     assert moments.information is not None
     gradient = moments.gradient * free
     matrix = moments.information * (free.unsqueeze(-1) & free.unsqueeze(-2))
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
     ridge = damping.unsqueeze(-1) * diagonal + torch.finfo(matrix.dtype).eps * (1 + diagonal) + (~free).to(matrix)
     matrix = matrix + ridge.diag_embed()
-    if group is None:
+    if tied is None:
         return _solve(matrix, gradient.unsqueeze(-1)).squeeze(-1)
-    # eliminate the other weights of each state, solve for the bias of the unit, substitute back
-    corner, border, inner = matrix[..., :1, 0], matrix[..., 1:, :1], matrix[..., 1:, 1:]
-    solved = _solve(inner, torch.cat((gradient[..., 1:, None], border), dim=-1))  # (S, N, P-1, 2)
-    reduced = torch.cat((gradient[..., :1], corner), dim=-1) - (border * solved).sum(-2)
-    total = reduced.unflatten(0, (-1, group)).sum(1)  # (group, N, 2)
-    bias = (total[..., 0] / total[..., 1]).repeat_interleave(group, 0).unsqueeze(-1)  # (S, N, 1)
-    return torch.cat((bias, solved[..., 0] - solved[..., 1] * bias), dim=-1)
+    order = _tied_first(tied, matrix.shape[-1])  # (N, P)
+    gradient = gradient.gather(-1, order.expand(gradient.shape))
+    matrix = matrix.gather(-1, order.unsqueeze(-2).expand(matrix.shape))
+    matrix = matrix.gather(-2, order.unsqueeze(-1).expand(matrix.shape))
+    # eliminate the other weights of each state, solve for the tied ones of the unit, substitute back
+    q = tied.shape[1]
+    corner, border, inner = matrix[..., :q, :q], matrix[..., q:, :q], matrix[..., q:, q:]
+    solved = _solve(inner, torch.cat((gradient[..., q:, None], border), dim=-1))  # (S, N, P-q, 1+q)
+    reduced = torch.cat((gradient[..., :q, None], corner), dim=-1) - border.mT @ solved
+    total = reduced.unflatten(0, (-1, group)).sum(1)  # (groups, N, q, 1+q)
+    first = _solve(total[..., 1:], total[..., :1]).repeat_interleave(group, 0)  # (S, N, q, 1)
+    step = torch.cat((first, solved[..., :1] - solved[..., 1:] @ first), dim=-2).squeeze(-1)
+    return torch.empty_like(step).scatter(-1, order.expand(step.shape), step)
+
+
+def _tied_first(tied: Tensor, n_weights: int) -> Tensor:
+    """Order of the weights of each unit in which the tied ones come first, (N, P) int64."""
+    rest = torch.ones(len(tied), n_weights, dtype=torch.int64, device=tied.device).scatter(1, tied, 0)
+    return rest.argsort(dim=1, stable=True)
 
 
 def _solve(matrix: Tensor, right: Tensor) -> Tensor:
@@ -316,7 +329,7 @@ def em_step(
     mask: Tensor | None = None,
     lengths: Tensor | None = None,
     free: Tensor | None = None,
-    shared_bias: bool = False,
+    tied: Tensor | None = None,
     stickiness: float = 0.0,
     n_steps: int = 1,
 ) -> tuple[Switching, Tensor, hmm.Smoothed]:
@@ -337,7 +350,7 @@ def em_step(
         1 / sigma_w^2 in the Gaussian one.
     shared_precision : float
         1 / sigma_w^2 in the Gaussian model, whose shared mean is then updated; 0 keeps the mean at ``state.shared``.
-    link, size, mask, free, shared_bias, n_steps
+    link, size, mask, free, tied, n_steps
         See `fit_weights`.
     lengths : Tensor, optional
         (B,) bins of each sequence.
@@ -375,7 +388,7 @@ def em_step(
     )
     fitted = fit_weights(
         design, spikes, posterior.probabilities.to(design), state.weights, prior=prior, link=link, size=size, mask=mask,
-        free=free, shared_bias=shared_bias, damping=state.damping, n_steps=n_steps,
+        free=free, tied=tied, damping=state.damping, n_steps=n_steps,
     )  # fmt: skip
     shared = shared_mean(fitted.weights, n_columns=n_coupling) if shared_precision > 0 else state.shared
     counted = posterior.transitions.reshape(-1, *state.log_transition.shape).sum(0)

@@ -5,7 +5,10 @@ as logits), pulled by a Kullback-Leibler term towards probabilities a0 shared by
 point estimate with a normal prior whose mean and width are shared. The likelihood is averaged over the types by one
 sample of the Gumbel-Softmax relaxation per gradient step.
 
-Shapes: states S, units N (targets first), filters M, covariates C; see `glm` for the rest.
+Strengths may be one a connection, or two: of its inhibitory and its excitatory type. Filters may be given (M of them),
+or one kernel over the lags learned for every pair of units (K lags), which the states share.
+
+Shapes: states S, units N (targets first), filters M, strengths V (1 or 2), covariates C; see `glm` for the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from ...core.errors import InputError, explain
 from ...stats import hmm
 from .basis import Weights, join_weights, split_weights
 from .emission import Link, expected_moments, log_emission
-from .glm import GaussianPrior, fit_weights, transition_mode
+from .glm import transition_mode
+from .gradient import Adam, ascend, at_rest, one_self, tie_states
 
 PSEUDO_COUNT = 1.0
 PSEUDO_TYPES = (0.1, 0.8, 0.1)  # inhibitory, absent, excitatory
@@ -35,11 +39,13 @@ class OneHot(NamedTuple):
     logits: Tensor
     """(S, N, N, 3) log probability of inhibitory, absent, excitatory (normalised or not)."""
     strength: Tensor
-    """(S, N, N, M) real; the strength is its softplus."""
+    """(S, N, N, M, V) real; the strength is its softplus, of inhibition and excitation if there are two."""
     bias: Tensor
     """(S, N)."""
     covariates: Tensor
     """(S, N, C)."""
+    kernel: Tensor
+    """(N, N, K) logits of the learned kernels over lags, then M is 1; (0,) where filters are given."""
 
 
 class OneHotPrior(NamedTuple):
@@ -48,29 +54,14 @@ class OneHotPrior(NamedTuple):
     types: Tensor
     """(N, N, 3): a0, probability of inhibitory, absent, excitatory."""
     mean: Tensor
-    """() mean strength."""
+    """(V,) mean strength."""
     sd: Tensor
-    """() standard deviation of the strength."""
+    """(V,) standard deviation of the strength."""
 
 
-class Adam(NamedTuple):
-    """State of the optimiser."""
-
-    step: int
-    first: OneHot
-    second: OneHot
-
-
-class HardCouplings(NamedTuple):
-    """The most probable type of every connection, with refitted weights."""
-
-    adjacency: Tensor
-    """(S, N, N) int64 in {-1, 0, 1}."""
-    weights: Tensor
-    """(S, N, P) weights on that support."""
-
-
-def start_one_hot(weights: Tensor, *, n_units: int, n_filters: int) -> OneHot:
+def start_one_hot(
+    weights: Tensor, *, n_units: int, n_filters: int, two_strengths: bool = False, kernel: Tensor | None = None
+) -> OneHot:
     """Start from the weights of a fitted naive or Gaussian model; a random start ends in poor optima.
 
     Parameters
@@ -79,6 +70,10 @@ def start_one_hot(weights: Tensor, *, n_units: int, n_filters: int) -> OneHot:
         (S, N, P) in the order of `basis.design_tensor`.
     n_units, n_filters : int
         N and M.
+    two_strengths : bool
+        Whether inhibition and excitation of a connection have strengths of their own.
+    kernel : Tensor, optional
+        (N, N, K) logits of kernels to learn.
 
     Returns
     -------
@@ -93,18 +88,21 @@ def start_one_hot(weights: Tensor, *, n_units: int, n_filters: int) -> OneHot:
     parts = split_weights(weights, n_units=n_units, n_filters=n_filters)
     total, size = parts.coupling.sum(-1), parts.coupling.abs().clamp(min=0.3)
     logits = torch.stack((-4 * total, 1.2 - 4 * total.abs(), 4 * total), dim=-1)
-    return OneHot(_clamped(logits), size + torch.log(-torch.expm1(-size)), parts.bias, parts.covariates)
+    strength = (size + torch.log(-torch.expm1(-size))).unsqueeze(-1).repeat_interleave(1 + two_strengths, -1)
+    learned = size.new_zeros(0) if kernel is None else kernel
+    return OneHot(_clamped(logits), strength, parts.bias, parts.covariates, learned)
 
 
-def one_hot_weights(parameters: OneHot, sign: Tensor) -> Tensor:
-    """Regression weights for given signs of the connections.
+def one_hot_weights(parameters: OneHot, types: Tensor) -> Tensor:
+    """Regression weights for given types of the connections.
 
     Parameters
     ----------
     parameters : OneHot
         Parameters.
-    sign : Tensor
-        (S, N, N) in [-1, 1]: `mean_sign`, `relaxed_sign` or the hard adjacency.
+    types : Tensor
+        (S, N, N, 3) shares of inhibitory, absent, excitatory: their probabilities, a `relaxed_types` sample, or one of
+        them 1 and the others 0.
 
     Returns
     -------
@@ -114,11 +112,20 @@ def one_hot_weights(parameters: OneHot, sign: Tensor) -> Tensor:
     Examples
     --------
     >>> start = start_one_hot(torch.tensor([[[0.0, -0.9]]]), n_units=1, n_filters=1)
-    >>> one_hot_weights(start, -torch.ones(1, 1, 1)).tolist()
+    >>> one_hot_weights(start, torch.tensor([1.0, 0.0, 0.0]).expand(1, 1, 1, 3)).tolist()
     [[[0.0, -0.89999...]]]
     """
-    coupling = sign.unsqueeze(-1) * torch.nn.functional.softplus(parameters.strength)
+    strength = torch.nn.functional.softplus(parameters.strength)
+    coupling = types[..., 2:] * strength[..., -1] - types[..., :1] * strength[..., 0]  # (S, N, N, M)
+    if parameters.kernel.numel():
+        coupling = coupling * parameters.kernel.softmax(-1)  # (S, N, N, K)
     return join_weights(Weights(parameters.bias, coupling, parameters.covariates))
+
+
+def mean_types(logits: Tensor, allowed: Tensor | None = None) -> Tensor:
+    """Probabilities of the types, none where a coupling is forbidden: (S, N, N, 3)."""
+    types = logits.softmax(-1)
+    return types if allowed is None else types * allowed.unsqueeze(-1)
 
 
 def mean_sign(logits: Tensor) -> Tensor:
@@ -133,8 +140,8 @@ def mean_sign(logits: Tensor) -> Tensor:
     return types[..., 2] - types[..., 0]
 
 
-def relaxed_sign(logits: Tensor, uniform: Tensor, *, temperature: float) -> Tensor:
-    """Sign of one Gumbel-Softmax sample of the types.
+def relaxed_types(logits: Tensor, uniform: Tensor, *, temperature: float) -> Tensor:
+    """Draw one Gumbel-Softmax sample of the types.
 
     Parameters
     ----------
@@ -143,12 +150,12 @@ def relaxed_sign(logits: Tensor, uniform: Tensor, *, temperature: float) -> Tens
     uniform : Tensor
         (..., 3) uniform random numbers in (0, 1).
     temperature : float
-        Positive; small values give signs near -1, 0 or 1.
+        Positive; small values give shares near 0 and 1.
 
     Returns
     -------
     Tensor
-        (...) in [-1, 1], differentiable in ``logits``.
+        (..., 3) shares, differentiable in ``logits``.
 
     References
     ----------
@@ -156,13 +163,13 @@ def relaxed_sign(logits: Tensor, uniform: Tensor, *, temperature: float) -> Tens
 
     Examples
     --------
-    >>> relaxed_sign(torch.tensor([0.0, 0.0, 9.0]), torch.full((3,), 0.5), temperature=0.1).item()
-    1.0
+    >>> relaxed_types(torch.tensor([0.0, 0.0, 9.0]), torch.full((3,), 0.5), temperature=0.1).round().tolist()
+    [0.0, 0.0, 1.0]
     """
     if not temperature > 0:
         raise InputError(explain("temperature", expected="a positive number", got=str(temperature)))
     gumbel = -torch.log(-torch.log(uniform))
-    return mean_sign((logits.log_softmax(-1) + gumbel) / temperature)
+    return ((logits.log_softmax(-1) + gumbel) / temperature).softmax(-1)
 
 
 def gumbel_softmax_log_density(sample: Tensor, logits: Tensor, *, temperature: float) -> Tensor:
@@ -222,13 +229,15 @@ def shared_prior(parameters: OneHot) -> OneHotPrior:
     >>> shared_prior(start).sd.item()
     0.30000...
     """
-    types = parameters.logits.softmax(-1)
+    types, two = parameters.logits.softmax(-1), parameters.strength.shape[-1] == 2
     pseudo = PSEUDO_COUNT * torch.tensor(PSEUDO_TYPES, dtype=types.dtype).to(types.device)
     shared = (types.sum(0) + pseudo) / (len(types) + PSEUDO_COUNT)
     strength = torch.nn.functional.softplus(parameters.strength)
-    connected = (1 - types[..., 1]).unsqueeze(-1).expand_as(strength)
-    mean = (connected * strength).sum() / connected.sum()
-    variance = (connected * (strength - mean) ** 2).sum() / connected.sum()
+    connected = types[..., ::2] if two else 1 - types[..., 1:2]  # (S, N, N, V)
+    weight = connected.unsqueeze(-2).expand_as(strength)
+    over, total = (0, 1, 2, 3), weight.sum((0, 1, 2, 3))
+    mean = (weight * strength).sum(over) / total
+    variance = (weight * (strength - mean) ** 2).sum(over) / total
     return OneHotPrior(shared, mean, variance.sqrt().clamp(min=LEAST_SD))
 
 
@@ -277,6 +286,9 @@ def fit_one_hot(
     rate: float = 0.05,
     n_steps: int = 10,
     shared_bias: bool = False,
+    shared_self: bool = False,
+    own_kernel: bool = False,
+    types: Tensor | None = None,
 ) -> tuple[OneHot, Adam]:
     """M step: full-batch Adam on the expected log-likelihood of one relaxed sample per step plus the log prior.
 
@@ -302,8 +314,12 @@ def fit_one_hot(
         Learning rate.
     n_steps : int
         Gradient steps, one pass over the data each.
-    shared_bias : bool
-        One bias a unit for all states; the states must start with the same.
+    shared_bias, shared_self : bool
+        One bias a unit, and one coupling of a unit to itself, for all states; the states must start with the same.
+    own_kernel : bool
+        Learn the kernels of the couplings of units to themselves alone.
+    types : Tensor, optional
+        (S, N, N, 3) types that are known: nothing is sampled, and only the rest is fitted.
 
     Returns
     -------
@@ -322,33 +338,33 @@ def fit_one_hot(
     >>> adam.step
     3
     """
-    state = adam or Adam(0, OneHot(*map(torch.zeros_like, parameters)), OneHot(*map(torch.zeros_like, parameters)))
-    for _ in range(n_steps):
-        uniform = torch.rand(parameters.logits.shape, generator=generator, device=generator.device, dtype=torch.float32)
-        uniform = uniform.to(parameters.logits).clamp(1e-7, 1 - 1e-7)
-        leaves = OneHot(*(p.detach().requires_grad_() for p in parameters))
-        with torch.enable_grad():
-            sign = relaxed_sign(leaves.logits, uniform, temperature=temperature)
-            weights = one_hot_weights(leaves, sign if allowed is None else sign * allowed)
-            score = expected_moments(
-                design, spikes, weights.detach(), responsibility, link=link, size=size, mask=mask
-            ).gradient
-            surrogate = (weights * score.to(weights)).sum() + one_hot_log_prior(leaves, prior)
-        slopes = OneHot(*torch.autograd.grad(surrogate, leaves))
-        if shared_bias:
-            slopes = slopes._replace(bias=slopes.bias.sum(0).expand_as(slopes.bias))
-        parameters, state = _adam(parameters, slopes, state, rate)
-    return parameters._replace(logits=_clamped(parameters.logits)), state
+
+    def weights_of(p: OneHot) -> Tensor:
+        if types is not None:
+            return one_hot_weights(p, types)
+        uniform = torch.rand(p.logits.shape, generator=generator, device=generator.device, dtype=torch.float32)
+        uniform = uniform.to(p.logits).clamp(1e-7, 1 - 1e-7)
+        drawn = relaxed_types(p.logits, uniform, temperature=temperature)
+        return one_hot_weights(p, drawn if allowed is None else drawn * allowed.unsqueeze(-1))
+
+    def score(weights: Tensor) -> Tensor:
+        return expected_moments(design, spikes, weights, responsibility, link=link, size=size, mask=mask).gradient
+
+    def tie(slopes: OneHot) -> OneHot:
+        logits, strength = (one_self(g, shared_self) for g in slopes[:2])
+        bias = tie_states(slopes.bias, shared_bias)
+        return OneHot(logits, strength, bias, slopes.covariates, own_kernels(slopes.kernel, own_kernel))
+
+    fitted, adam = ascend(
+        parameters, adam or at_rest(parameters), weights_of=weights_of, score=score, tie=tie, rate=rate,
+        log_prior=lambda p: one_hot_log_prior(p, prior), n_steps=n_steps,
+    )  # fmt: skip
+    return fitted._replace(logits=_clamped(fitted.logits)), adam
 
 
-def _adam(parameters: OneHot, slopes: OneHot, state: Adam, rate: float) -> tuple[OneHot, Adam]:
-    """One step uphill (Kingma & Ba 2015, algorithm 1), no weight decay."""
-    step = state.step + 1
-    first = OneHot(*(0.9 * m + 0.1 * g for m, g in zip(state.first, slopes, strict=True)))
-    second = OneHot(*(0.999 * v + 0.001 * g**2 for v, g in zip(state.second, slopes, strict=True)))
-    length, bias = rate / (1 - 0.9**step), 1 - 0.999**step
-    moved = (p + length * m / ((v / bias).sqrt() + 1e-8) for p, m, v in zip(parameters, first, second, strict=True))
-    return OneHot(*moved), Adam(step, first, second)
+def own_kernels(slope: Tensor, only: bool) -> Tensor:
+    """Gradients of kernels (N, N, K): zero but for those of units to themselves, if ``only`` these learn."""
+    return slope * torch.eye(len(slope)).to(slope).unsqueeze(-1) if only else slope
 
 
 def one_hot_em_step(
@@ -369,6 +385,8 @@ def one_hot_em_step(
     adam: Adam | None = None,
     n_steps: int = 10,
     shared_bias: bool = False,
+    shared_self: bool = False,
+    own_kernel: bool = False,
 ) -> tuple[OneHot, Tensor, Adam, Tensor, hmm.Smoothed]:
     """One round of generalised EM under the one-hot prior; the states are inferred with the mean signs.
 
@@ -380,7 +398,7 @@ def one_hot_em_step(
         (S, S) and (S,) log probabilities.
     design, spikes : Tensor
         (B, T, P) and (B, T, N).
-    generator, temperature, link, size, mask, allowed, adam, n_steps, shared_bias
+    generator, temperature, link, size, mask, allowed, adam, n_steps, shared_bias, shared_self, own_kernel
         See `fit_one_hot`.
     lengths : Tensor, optional
         (B,) bins of each sequence.
@@ -399,8 +417,7 @@ def one_hot_em_step(
         Of the states, before the round.
     """
     prior = shared_prior(parameters)
-    sign = mean_sign(parameters.logits)
-    weights = one_hot_weights(parameters, sign if allowed is None else sign * allowed)
+    weights = one_hot_weights(parameters, mean_types(parameters.logits, allowed))
     emission = log_emission(design, spikes, weights, link=link, size=size, mask=mask)
     posterior = hmm.smooth(log_initial, log_transition, emission, lengths=lengths)
     extra = (1 + stickiness * torch.eye(len(log_transition)).to(log_transition)) * log_transition
@@ -409,78 +426,10 @@ def one_hot_em_step(
     fitted, adam = fit_one_hot(
         design, spikes, posterior.probabilities.to(design), parameters, prior=prior, generator=generator,
         temperature=temperature, link=link, size=size, mask=mask, allowed=allowed, adam=adam, n_steps=n_steps,
-        shared_bias=shared_bias,
+        shared_bias=shared_bias, shared_self=shared_self, own_kernel=own_kernel,
     )  # fmt: skip
     counted = posterior.transitions.reshape(-1, *log_transition.shape).sum(0)
     return fitted, transition_mode(counted, stickiness=stickiness), adam, objective, posterior
-
-
-def harden(
-    design: Tensor,
-    spikes: Tensor,
-    responsibility: Tensor,
-    parameters: OneHot,
-    *,
-    prior: OneHotPrior,
-    link: Link = "sigmoid",
-    size: Tensor | None = None,
-    mask: Tensor | None = None,
-    allowed: Tensor | None = None,
-    n_steps: int = 5,
-    shared_bias: bool = False,
-) -> HardCouplings:
-    """Decide every connection for its most probable type and refit strengths and biases on that support.
-
-    A connection whose refitted weight contradicts its type is dropped, and the rest is fitted once more.
-
-    Parameters
-    ----------
-    design, spikes, link, size, mask
-        See `glm.log_emission`.
-    responsibility : Tensor
-        (..., T, S) posterior probability of each state in each bin.
-    parameters : OneHot
-        Fitted parameters.
-    prior : OneHotPrior
-        Its mean and width keep the strengths in place.
-    allowed : Tensor, optional
-        (N, N) bool, ``False`` forbids the coupling.
-    n_steps : int
-        Fisher scoring steps of each of the two fits.
-    shared_bias : bool
-        See `fit_one_hot`.
-
-    Returns
-    -------
-    HardCouplings
-
-    Examples
-    --------
-    >>> start = start_one_hot(torch.tensor([[[0.0, 0.9]]]), n_units=1, n_filters=1)
-    >>> design, counts, sure = torch.ones(5, 2), torch.ones(5, 1), torch.ones(5, 1)
-    >>> harden(design, counts, sure, start, prior=shared_prior(start)).adjacency.item()
-    1
-    """
-    adjacency = parameters.logits.argmax(-1) - 1
-    adjacency = adjacency if allowed is None else adjacency * allowed
-    n_filters = parameters.strength.shape[-1]
-    n_coupling = adjacency.shape[-1] * n_filters
-    weights = one_hot_weights(parameters, adjacency.to(parameters.strength))
-    for _ in range(2):
-        kind = torch.zeros_like(weights)
-        kind[..., 1 : 1 + n_coupling] = adjacency.repeat_interleave(n_filters, dim=-1).to(weights)
-        coupled = torch.zeros_like(weights, dtype=torch.bool)
-        coupled[..., 1 : 1 + n_coupling] = True
-        strength = GaussianPrior(kind * prior.mean, coupled * prior.sd**-2)
-        weights = torch.where(coupled & (kind == 0), 0.0, weights)
-        weights = fit_weights(
-            design, spikes, responsibility, weights, prior=strength, link=link, size=size, mask=mask,
-            free=~coupled | (kind != 0), n_steps=n_steps, shared_bias=shared_bias,
-        ).weights  # fmt: skip
-        wrong = (weights * kind)[..., 1 : 1 + n_coupling].unflatten(-1, (-1, n_filters)).sum(-1) < 0
-        adjacency = torch.where(wrong, 0, adjacency)
-    weights[..., 1 : 1 + n_coupling] *= (adjacency != 0).repeat_interleave(n_filters, dim=-1)
-    return HardCouplings(adjacency, weights)
 
 
 def _clamped(logits: Tensor) -> Tensor:

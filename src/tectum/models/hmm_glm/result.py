@@ -38,12 +38,14 @@ class HMMGLMResult(Result):
     filters: Tensor = axes("lag", "feature")  #: weight of the bin one, two ... bins ago
     transition: Tensor = axes("state", "state")  #: from row to column
     initial: Tensor = axes("state")
+    kernel: Tensor | None = axes("unit", "unit", "lag", default=None)  #: learned, sum 1; ``filters`` are then lags
     size: Tensor | None = axes("unit", default=None)  #: of the negative binomial: variance = mean + mean^2 / size
     # one-hot prior
     adjacency: Tensor | None = axes("state", "unit", "unit", default=None)  #: most probable type: -1, 0, 1, int64
     type_probability: Tensor | None = axes("state", "unit", "unit", "label", default=None)
     shared_types: Tensor | None = axes("unit", "unit", "label", default=None)  #: a0: the connection prior of all states
-    strength: Tensor | None = axes("state", "unit", "unit", "feature", default=None)
+    strength: Tensor | None = axes("state", "unit", "unit", "feature", default=None)  #: of excitation, if there are two
+    inhibitory_strength: Tensor | None = axes("state", "unit", "unit", "feature", default=None)  #: if there are two
     hard_coupling: Tensor | None = axes("state", "unit", "unit", "feature", default=None)  #: refitted on ``adjacency``
     hard_bias: Tensor | None = axes("state", "unit", default=None)
     # posterior of the states of the training data
@@ -57,6 +59,8 @@ class HMMGLMResult(Result):
     counts: Tensor = axes("session", "time", "unit")  #: training data, int32, 0 where not observed
     # how it was found
     start_objective: Tensor = axes("start", unit="nat")  #: of the refined starts, the best first
+    start_number: Tensor = axes("start")  #: which of the random starts each was, int64; -1 = a given start
+    start_seed: Tensor = axes("start")  #: its seed, int64
     history: Tensor = axes("step", unit="nat")  #: objective in every round of the last stage
     state_grid: Tensor | None = axes("rank", default=None)  #: candidate numbers of states
     state_held_out: Tensor | None = axes("rank", default=None, unit="nat")  #: per bin, of sequences left out
@@ -66,6 +70,7 @@ class HMMGLMResult(Result):
     link: str = "sigmoid"
     likelihood: str = "poisson"
     prior: str = "none"
+    sigma_w: float | None = None  #: width of the Gaussian prior, given or learned
     bits_per_spike: float = 0.0  #: of the training data, above constant rates
     named: bool = True  #: whether units had names of their own
 
