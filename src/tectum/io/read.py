@@ -69,7 +69,13 @@ def _reader(path: Path, format: str | None = None) -> Callable[..., Any]:
     """Return the reader for the longest matching suffix, else for the signature of the contents."""
     name = path.name.lower()
     by_suffix = [] if format else [s for s in sorted(READERS, key=len, reverse=True) if name.endswith(s)]
-    home = READERS[by_suffix[0]] if by_suffix else reader_of(path, format)
+    try:
+        home = READERS[by_suffix[0]] if by_suffix else reader_of(path, format)
+    except LoadError:
+        raise
+    except OSError as cause:
+        got = f"{type(cause).__name__}: {cause}"
+        raise LoadError(explain(str(path), expected="a file that can be read", got=got)) from cause
     if home is not None:
         module, _, function = home.partition(":")
         found: Callable[..., Any] = getattr(import_module(module), function)

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tectum.core.errors import LoadError, TectumWarning, explain
+from tectum.core.errors import LoadError, MissingExtraError, TectumWarning, explain
 
 from .. import mat5
 from ..detect import magic
 from ..files import reading
+from .fieldtrip import FieldTrip, is_fieldtrip, read_struct
+from .vendors import check_cnt, check_egi, check_factors, check_gdf, check_nihon, check_persyst, is_egi
 from .whole import EdfHeader, check_brainvision, check_edf, check_fif, check_samples, content
 
 #: Suffix of a file -> format; these suffixes belong to electrophysiology alone.
 SUFFIXES: dict[str, str] = {
     ".edf": "EDF", ".bdf": "BDF", ".gdf": "GDF", ".vhdr": "BrainVision", ".ahdr": "BrainVision", ".fif": "FIF",
     ".fif.gz": "FIF", ".set": "EEGLAB", ".cnt": "CNT", ".mff": "EGI", ".nxe": "eXimia", ".sqd": "KIT", ".con": "KIT",
-    ".ds": "CTF", ".cdt": "Curry", ".cdt.dpa": "Curry", ".cdt.cef": "Curry", ".dap": "Curry", ".rs3": "Curry",
-    ".nedf": "NEDF", ".lay": "Persyst", ".mefd": "MEF", ".ns3": "NSx", ".snirf": "SNIRF",
+    ".ds": "CTF", ".cdt": "Curry", ".cdt.dpa": "Curry", ".cdt.cef": "Curry", ".cef": "Curry", ".dap": "Curry",
+    ".rs3": "Curry", ".nedf": "NEDF", ".lay": "Persyst", ".mefd": "MEF", ".ns3": "NSx", ".snirf": "SNIRF",
 }  # fmt: skip
 #: What the first bytes of a format must show.
 _CONTENT = {"EDF": "EDF", "BDF": "BDF", "GDF": "GDF", "BrainVision": "BrainVision", "FIF": "FIF", "EEGLAB": "MAT"}
@@ -33,6 +37,15 @@ _COMPANIONS: dict[str, tuple[str, ...]] = {
     ".data": (".head",),
     ".dat": (".dap", ".rs3", ".vhdr"),
 }
+#: Suffixes that many kinds of files have -> first bytes that tell, and the format.
+_SIGNS: dict[str, tuple[re.Pattern[bytes], str]] = {
+    ".dat": (re.compile(rb"BCI2000V|HeaderLen="), "BCI2000"),
+    ".asc": (re.compile(rb"\*\* CONVERTED FROM .*\.edf", re.I), "EyeLink"),
+    ".txt": (re.compile(rb"(?s).*#DATA BEGINS"), "BOXY"),
+    ".csv": (re.compile(rb"Header[,\s]+File Version"), "Hitachi"),
+}
+#: Format -> package that MNE needs for it besides its own code.
+_NEEDS = {"ANT": "antio", "Curry": "curryreader", "EGI": "defusedxml", "MEF": "pymef", "NSx": "neo"}
 _RAW_ENDING = "This filename"
 
 
@@ -52,6 +65,10 @@ class Opened:
         Number that MNE multiplied values in a stated unit with.
     typed : bool
         Whether the format tells what its channels are.
+    extra : FieldTrip, optional
+        What the file holds that MNE's objects have no place for.
+    edges : tuple of int
+        Samples that MNE cannot read across, as between the blocks of Nihon Kohden.
     """
 
     kind: str
@@ -59,6 +76,8 @@ class Opened:
     units: Mapping[str, str] = field(default_factory=dict)
     scale: Callable[[str], float] = lambda unit: 1.0
     typed: bool = True
+    extra: FieldTrip | None = None
+    edges: tuple[int, ...] = ()
 
 
 def format_of(path: Path) -> str:
@@ -80,10 +99,26 @@ def format_of(path: Path) -> str:
             if _beside(path, ".vhdr")
             else {".eeg": "Nihon Kohden", ".data": "Nicolet"}.get(path.suffix.lower(), "Curry")
         )
-    if path.suffix.lower() == ".dat" and magic(path, 12).startswith((b"BCI2000V", b"HeaderLen=")):
-        return "BCI2000"
     if path.is_dir() and (path / "config").is_file() and any(path.glob("c,rf*")):
         return "BTi"
+    return _by_signature(path) if path.is_file() else ""
+
+
+def _by_signature(path: Path) -> str:
+    """Return the format of a file whose suffix tells little, by its first bytes or by what lies beside it."""
+    suffix = path.suffix.lower()
+    if suffix in _SIGNS:
+        pattern, kind = _SIGNS[suffix]
+        return kind if pattern.match(magic(path, 1 << 14)) else ""
+    if suffix == ".raw":
+        return "EGI simple" if is_egi(path) else ""
+    if suffix == ".mat":
+        return "FieldTrip" if is_fieldtrip(path) else ""
+    if suffix == ".hdr" and (_beside(path, ".wl1") or _beside(path, ".nosatflags_wl1")):
+        return "NIRx"
+    if suffix == ".bin":
+        sidecar = path.with_name(path.stem.removesuffix("_meg") + "_meg.json")
+        return "FIL" if path.stem.endswith("_meg") and sidecar.is_file() else "ARTEMIS" if _beside(path, ".txt") else ""
     return ""
 
 
@@ -115,7 +150,11 @@ def open_file(path: Path, *, infer_types: bool = True, truncated: bool = False) 
     kind = format_of(path)
     if kind == "BrainVision" and path.suffix.lower() in (".eeg", ".dat"):
         path = _beside(path, ".vhdr") or path
-    if kind == "Curry" or path.is_dir() or kind not in _CONTENT:
+    if kind == "CNT" and magic(path, 4) == b"RIFF":
+        kind = "ANT"
+    if kind in _SIZED and not path.is_dir():
+        return _SIZED[kind](path, truncated)
+    if kind not in _CONTENT or path.is_dir():
         return _plain(path, kind)
     found, compressed = content(path), magic(path, 2) == b"\x1f\x8b" and kind == "FIF"
     if found != _CONTENT[kind] and not compressed:
@@ -126,7 +165,9 @@ def open_file(path: Path, *, infer_types: bool = True, truncated: bool = False) 
         return _open_edf(path, kind, infer_types, truncated)
     if kind == "BrainVision":
         return _open_brainvision(path, truncated)
-    return {"FIF": _open_fif, "EEGLAB": _open_eeglab}.get(kind, _open_gdf)(path, truncated)
+    if kind == "GDF":
+        return _open_gdf(path)
+    return (_open_fif if kind == "FIF" else _open_eeglab)(path, truncated)
 
 
 def _plain(path: Path, kind: str) -> Opened:
@@ -139,14 +180,105 @@ def _plain(path: Path, kind: str) -> Opened:
         return Opened(kind, [raw])
     if kind == "Nicolet":
         return Opened(kind, [mne.io.read_raw_nicolet(path, ch_type="eeg", verbose="WARNING")], typed=False)
-    raw = mne.io.read_raw(path, verbose="WARNING")
+    if kind in _NEEDS and find_spec(_NEEDS[kind]) is None:
+        package = _NEEDS[kind]
+        fix = f"pip install {package}"
+        raise MissingExtraError(
+            explain(str(path), expected=f"the package {package}", got="it is not installed", fix=fix)
+        )
+    own = {
+        "ANT": "read_raw_ant",
+        "FIL": "read_raw_fil",
+        "ARTEMIS": "read_raw_artemis123",
+        "Hitachi": "read_raw_hitachi",
+    }
+    raw = getattr(mne.io, own.get(kind, "read_raw"))(path, verbose="WARNING")
     return Opened(kind or path.suffix, [raw], dict(getattr(raw, "_orig_units", {})), _volts)
 
 
-def _open_gdf(path: Path, truncated: bool) -> Opened:
+def _open_gdf(path: Path) -> Opened:
+    """Open a GDF file whose signals have one rate: MNE would interpolate the slower ones."""
     import mne
 
-    return Opened("GDF", [mne.io.read_raw_gdf(path, verbose="WARNING")], typed=False)
+    head = check_gdf(path)
+    if len(set(head.samples)) > 1:
+        rates = sorted({n / head.duration for n in head.samples})
+        fix = "convert it to EDF, where every rate becomes a recording of its own"
+        got = ", ".join(f"{rate:g} Hz" for rate in rates)
+        raise LoadError(explain(str(path), expected="signals of one rate", got=got, fix=fix))
+    raw = mne.io.read_raw_gdf(path, verbose="WARNING")
+    wanted = len(head.labels), head.records * head.samples[0], head.samples[0] / head.duration
+    found = len(raw.ch_names), len(raw.times), raw.info["sfreq"]
+    if not np.allclose(wanted, found, rtol=1e-6):
+        expected = "{} signals of {} samples at {:g} Hz".format(*wanted)
+        raise LoadError(explain(str(path), expected=expected, got="{} of {} at {:g} Hz".format(*found)))
+    scale = _edf_scale if head.version >= 1.9 else lambda unit: 1e-6 if unit.startswith("uV") else 1.0
+    return Opened("GDF", [raw], dict(zip(raw.ch_names, head.units, strict=True)), scale, False)
+
+
+def _open_egi(path: Path, truncated: bool) -> Opened:
+    import mne
+
+    check_egi(path)
+    return Opened("EGI simple", [mne.io.read_raw_egi(path, verbose="WARNING")])
+
+
+def _open_cnt(path: Path, truncated: bool) -> Opened:
+    import mne
+
+    width: Any = check_cnt(path)
+    raw = mne.io.read_raw_cnt(path, data_format=width, verbose="WARNING")
+    check_factors([c["cal"] for c in raw.info["chs"]], path)
+    return Opened("CNT", [raw], typed=False)
+
+
+def _open_persyst(path: Path, truncated: bool) -> Opened:
+    import mne
+
+    check_persyst(path, truncated=truncated)
+    return Opened("Persyst", [mne.io.read_raw_persyst(path, verbose="WARNING")], typed=False)
+
+
+def _open_nihon(path: Path, truncated: bool) -> Opened:
+    import mne
+
+    counts = check_nihon(path)
+    raw = mne.io.read_raw_nihon(path, verbose="WARNING")
+    return Opened("Nihon Kohden", [raw], edges=tuple(np.cumsum(counts)[:-1].tolist()))
+
+
+def _open_fieldtrip(path: Path, truncated: bool) -> Opened:
+    """Make an object of MNE of a structure of FieldTrip: raw data if it holds one trial, else epochs."""
+    import mne
+
+    found = read_struct(path)
+    info = mne.create_info(found.names, found.rate, found.types)
+    if found.continuous:
+        first = round(found.t0 * found.rate)
+        made: Any = mne.io.RawArray(found.values[0], info, first_samp=first, copy="auto", verbose="WARNING")
+    else:
+        made = mne.EpochsArray(
+            found.values, info, _fieldtrip_events(found), tmin=found.t0, baseline=None, proj=False, verbose="WARNING"
+        )
+    units = dict(zip(found.names, found.units, strict=True))
+    return Opened("FieldTrip", [made], units, typed=False, extra=found)
+
+
+def _fieldtrip_events(found: FieldTrip) -> np.ndarray:
+    """Return the sample of time 0 and the first number of ``trialinfo`` of every trial, as MNE wants them."""
+    n = len(found.values)
+    start = found.first if (found.first >= 0).all() and len(set(found.first.tolist())) == n else np.arange(n)
+    value = found.trial.get("value")
+    code = np.asarray(value, dtype=np.float64) if value is not None and value.dtype.kind in "biuf" else np.ones(n)
+    code = np.where(np.isfinite(code), code, 0).astype(np.int64)
+    return np.stack([start - round(found.t0 * found.rate), np.zeros(n, np.int64), code], axis=1)
+
+
+#: Formats whose size is compared with their header before MNE opens them.
+_SIZED: dict[str, Callable[[Path, bool], Opened]] = {
+    "EGI simple": _open_egi, "CNT": _open_cnt, "Persyst": _open_persyst, "Nihon Kohden": _open_nihon,
+    "FieldTrip": _open_fieldtrip,
+}  # fmt: skip
 
 
 def _open_edf(path: Path, kind: str, infer_types: bool, truncated: bool) -> Opened:

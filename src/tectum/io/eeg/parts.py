@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..events import span
 from ..files import reading
 from .events import column, intervals_of
 from .files import Opened, mne_warnings
-from .units import PLAUSIBLE, VOLTAGE, check_amplitude, check_unit, plain, unit_of, warn_without_unit
+from .units import PLAUSIBLE, STATED, VOLTAGE, check_amplitude, check_unit, plain, unit_of, warn_without_unit
 
 _MODALITY = {"mag": "meg", "grad": "meg", "ref_meg": "meg"}
 _IEEG = {"seeg", "ecog", "dbs"}
@@ -46,6 +47,8 @@ class Options:
         More columns for the table of channels.
     intervals : mapping of str to Intervals
         Further intervals, counted from the first sample.
+    trial : mapping of str to array
+        More columns for the table of trials.
     who, meta : mapping
         Subject and session; what else is known.
     step : mapping
@@ -59,6 +62,7 @@ class Options:
     events: bool = True
     columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     intervals: Mapping[str, Intervals] = field(default_factory=dict)
+    trial: Mapping[str, Any] = field(default_factory=dict)
     who: Mapping[str, str] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
     step: Mapping[str, Any] = field(default_factory=dict)
@@ -116,12 +120,15 @@ class RawSource:
         What to multiply MNE's numbers with.
     where : str
         File in messages.
+    edges : tuple of int
+        Samples that no single read may cross.
     """
 
     raw: Any
     rows: np.ndarray
     factors: np.ndarray
     where: str
+    edges: tuple[int, ...] = ()
     dtype: Any = np.dtype(np.float64)
 
     @property
@@ -137,7 +144,8 @@ class RawSource:
         if len(rows) == 0 or stop <= start:
             return np.empty((len(rows), max(stop - start, 0)))
         with reading(self.where, "the data that were there when it was opened"), mne_warnings(self.where):
-            block = np.asarray(self.raw[rows, start:stop][0])
+            cuts = [start, *(e for e in self.edges if start < e < stop), stop]
+            block: np.ndarray = np.concatenate([self.raw[rows, a:b][0] for a, b in pairwise(cuts)], axis=1)
         if block.shape != (len(rows), stop - start):
             expected = f"{len(rows)} x {stop - start} values"
             raise LoadError(explain(self.where, expected=expected, got=f"{block.shape}"))
@@ -201,7 +209,7 @@ def _channels(inst: Any, opened: Opened, options: Options) -> list[Channel]:
         elif kind != "stim":
             check_unit(name, told, unit, opened, options.where)
         made.append(Channel(row, name, told, unit, factor, stated))
-    if options.units is None and opened.kind in ("EDF", "BDF", "BrainVision"):
+    if options.units is None and opened.kind in (*STATED, "BrainVision"):
         odd = [(c.name, c.stated) for c in made if c.unit == "a.u." and c.type != "stim"]
         warn_without_unit(odd, options.where)
     return made
@@ -327,7 +335,7 @@ def _continuous(part: Part, table: Mapping[str, Any], common: Mapping[str, Any])
     """Return a continuous recording (channel, time) that is read when used, or a copy of what is in memory."""
     raw, rate = part.inst, common["rate"]
     t0 = float(raw.first_samp / rate)
-    data = LazyArray(RawSource(raw, part.rows, part.factors, part.options.where))
+    data = LazyArray(RawSource(raw, part.rows, part.factors, part.options.where, part.opened.edges))
     support = span(t0, t0 + len(raw.times) / rate)
     return Recording(
         data=data.load() if raw.preload else data,
@@ -354,6 +362,7 @@ def _epochs(part: Part, table: Mapping[str, Any], common: Mapping[str, Any]) -> 
     }
     if epochs.metadata is not None:
         trial |= {str(k): column(epochs.metadata[k]) for k in epochs.metadata.columns if str(k) not in trial}
+    trial |= part.options.trial
     return Recording(
         data=torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)),
         dims=("trial", "channel", "time"),

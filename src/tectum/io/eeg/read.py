@@ -29,8 +29,8 @@ def read_eeg(
     Parameters
     ----------
     path : path
-        EDF, BDF, GDF, BrainVision, FIF (raw data, epochs, averages), EEGLAB ``.set``, CNT, EGI, KIT, CTF, BTi, Nihon
-        Kohden, Persyst, Curry, Nicolet, NEDF, BCI2000 and what else ``mne.io.read_raw`` reads.
+        EDF, BDF, GDF, BrainVision, FIF (raw data, epochs, averages), EEGLAB ``.set``, FieldTrip ``.mat``, CNT, EGI,
+        KIT, CTF, BTi, Nihon Kohden, Persyst, Curry, ANT, Nicolet, NEDF, BCI2000 and what else MNE reads.
     picks : str or sequence of str, optional
         Types ("eeg", "seeg", "mag", ...) or names of channels to keep, in one recording; they must share unit and rate.
     types : str or mapping of str to str, optional
@@ -70,7 +70,9 @@ def read_eeg(
             units=units,
             events=events,
             who={"subject": subject, "session": session},
-            meta={"format": opened.kind},
+            columns=opened.extra.places if opened.extra else {},
+            trial=opened.extra.trial if opened.extra else {},
+            meta={"format": opened.kind, **(opened.extra.meta if opened.extra else {})},
             step={"format": opened.kind, "file": path.name},
         )
         parts = recordings(opened, options)

@@ -13,6 +13,8 @@ from tectum.core.units import UNITS
 
 from .files import Opened
 
+#: Formats that state a unit of each signal, all of which MNE calls a voltage.
+STATED = ("EDF", "BDF", "GDF", "FieldTrip")
 #: Code of a unit in MNE's channel table -> our word; all others are arbitrary.
 _CODES = {107: "V", 112: "T", 201: "T/m", 7: "rad", 1: "m", 3: "s", 101: "Hz"}
 #: Type of channel -> the unit that MNE gives it.
@@ -73,11 +75,11 @@ def unit_of(code: int, stated: str, opened: Opened, kind: str) -> tuple[str, flo
     stated : str
         What the file states, in our spelling.
     opened : Opened
-        The file; MNE calls every signal of an EDF or BDF file a voltage, whatever the file states.
+        The file; of those in :data:`STATED` MNE calls every signal a voltage, whatever the file states.
     kind : str
         Type of the channel.
     """
-    if kind == "stim" or opened.kind not in ("EDF", "BDF"):
+    if kind == "stim" or opened.kind not in STATED:
         return _CODES.get(code, "a.u."), 1.0
     applied = opened.scale(stated)
     if stated in VOLTAGE:
@@ -87,7 +89,7 @@ def unit_of(code: int, stated: str, opened: Opened, kind: str) -> tuple[str, flo
 
 def check_unit(name: str, kind: str, unit: str, opened: Opened, where: str) -> None:
     """Refuse a sensor of the brain whose unit in the file is another than its type has."""
-    if kind in UNIT_OF and unit != UNIT_OF[kind] and opened.kind not in ("EDF", "BDF"):
+    if kind in UNIT_OF and unit != UNIT_OF[kind] and opened.kind not in STATED:
         expected = f"{kind} channels in {UNIT_OF[kind]}"
         raise InputError(explain(where, expected=expected, got=f"{name!r} in {unit}", fix="pass units= or types="))
 
