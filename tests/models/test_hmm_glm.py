@@ -485,6 +485,10 @@ def test_smallest_number_within_one_paired_error_is_chosen() -> None:
 LABELS = {
     "states": ("time (s)", "unit"),
     "probability": ("time (s)", "probability"),
+    "trials": ("time from the start of the sequence (s)", "sequence"),
+    "occupancy": ("time from the start (s)", "probability of state"),
+    "rates": ("time (s)", "unit"),
+    "types": ("source unit", "target unit"),
     "networks": ("source unit", "target unit"),
     "network": ("source unit", "target unit"),
     "prior": ("source unit", "target unit"),
@@ -530,7 +534,7 @@ def test_ribbon_shows_the_truth_in_the_colours_of_the_fit(sim: Any, fitted: HMMG
 def test_a_model_without_lags_has_no_networks() -> None:
     data, _ = two_rates()
     result = HMMGLM(n_states=2, n_lags=0, prior="none", starts=2, device="cpu").fit(data).result_
-    assert not {"networks", "network", "prior", "filters", "number"} & set(result.plots())
+    assert not {"networks", "network", "prior", "filters", "number", "types"} & set(result.plots())
     assert [s.title for s in result.sections()] == ["States", "Certainty", "Methods"]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from torch import Tensor
 
 import tectum
@@ -18,6 +20,9 @@ from tectum.evaluate import matched_accuracy
 from tectum.models.hmm_glm import fitting, gradient, kernels, one_hot, stages
 from tectum.models.hmm_glm.basis import design_tensor, exponential_filter
 from tectum.models.hmm_glm.emission import log_emission
+from tectum.models.hmm_glm.figures import _order
+from tectum.models.hmm_glm.timelines import expected_rates
+from tectum.plot.style import PALETTE
 from tectum.stats import hmm
 
 pytestmark = pytest.mark.filterwarnings("ignore:HMMGLM. states that hardly occur")
@@ -240,6 +245,80 @@ def test_a_learned_width_is_reported(sim: Any) -> None:
     assert result.sigma_w > 0.1
     assert result.sigma_w != pytest.approx(1 / 3)
     assert HMMGLM(**QUICK, prior="gaussian", max_iter=3).fit(sim.data).result_.sigma_w == pytest.approx(1 / 3)
+
+
+# ---- figures --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted(sim: Any) -> HMMGLM:
+    return HMMGLM(**QUICK).fit([sim.data[0].isel(time=slice(0, 250)), *sim.data[1:]])
+
+
+def test_occupancy_is_the_mean_over_events_inside_the_sequences(fitted: HMMGLM) -> None:
+    result, dt = fitted.result_, 0.02
+    ax = result.plot("occupancy", events=[[2.0, 4.9], [3.0], [], []], window=(-0.1, 0.2))
+    lag = range(-5, 10)
+    share = result.probability[..., 0]
+    rows = [[share[0, 100 + k] for k in lag], [share[0, 245 + k] if k < 5 else torch.nan for k in lag],
+            [share[1, 150 + k] for k in lag]]  # fmt: skip
+    line = ax.get_lines()[0]
+    np.testing.assert_allclose(line.get_ydata(), np.nanmean(np.array(rows, dtype=float), 0), rtol=1e-5)
+    np.testing.assert_allclose(line.get_xdata(), (np.array(lag) + 0.5) * dt)
+    starts = result.plot("occupancy").get_lines()[0].get_ydata()
+    np.testing.assert_allclose(starts[:250], share[:, :250].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(starts[250:], share[1:, 250:].mean(0), rtol=1e-5)
+    with pytest.raises(InputError, match=r"occupancy', events\): expected times of 4 sequences, got 1"):
+        result.plot("occupancy", events=[[1.0]])
+    with pytest.raises(InputError, match="events inside the sequences, got none"):
+        result.plot("occupancy", events=[[99.0], [], [], []])
+
+
+def test_trials_mix_colours_by_probability_and_end_where_the_sequence_does(fitted: HMMGLM) -> None:
+    ax = fitted.result_.plot("trials", marks={"cue": 2.0, "reward": [1.0, 2.0, 3.0, 4.0]})
+    picture = np.asarray(ax.images[0].get_array())
+    assert picture.shape == (4, 400, 3)
+    np.testing.assert_allclose(picture[0, 250:], 1.0)
+    p = fitted.result_.probability[1, 7].numpy()
+    colours = np.array([to_rgb(c) for c in PALETTE[:2]])
+    np.testing.assert_allclose(picture[1, 7], p @ colours, atol=1e-6)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["state 0", "state 1", "cue", "reward"]
+
+
+def test_expected_rates_follow_the_counts(fitted: HMMGLM, sim: Any) -> None:
+    result = fitted.result_
+    found = torch.from_numpy(expected_rates(result, 1)).double() * result.dt
+    spikes = sim.data[1].values.double()
+    drive = torch.einsum("tp,snp->tsn", design_tensor(spikes, result.filters.double()), result.weights.double())
+    torch.testing.assert_close(found, (result.probability[1].double().unsqueeze(-1) * torch.sigmoid(drive)).sum(1))
+    ax = result.plot("rates", units=[2, 0], session=1, window=(1.0, 3.0))
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["u02", "u00"]
+    with pytest.raises(InputError, match=r"rates', units\): expected units 0 to 5"):
+        result.plot("rates", units=[6])
+
+
+def test_types_and_networks_in_one_order(fitted: HMMGLM) -> None:
+    result = fitted.result_
+    order = _order(result)
+    assert sorted(order.tolist()) == list(range(N))
+    for kind, values in (("types", result.adjacency), ("networks", result.network)):
+        panels = [a for a in result.plot(kind, ordered=True).get_figure(root=True).axes if a.images]
+        for k, panel in enumerate(panels[:2]):
+            np.testing.assert_allclose(panel.images[0].get_array(), values[k].numpy()[np.ix_(order, order)])
+    free = HMMGLM(**QUICK, prior="none", max_iter=2).fit(sim_of(result)).result_
+    assert "types" not in free.plots()
+
+
+def sim_of(result: Any) -> list[Recording]:
+    return [rec(c[:100].float()) for c in result.counts]
+
+
+def test_scores_of_several_priors_stand_in_one_figure(sim: Any) -> None:
+    made = [HMMGLM(**{**QUICK, "n_states": None}, candidates=(1, 2), folds=2, prior=p, max_iter=3).fit(sim.data).result_
+            for p in ("none", "gaussian")]  # fmt: skip
+    ax = made[0].plot("number", others=[made[1]])
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["prior none", "prior gaussian"]
+    np.testing.assert_allclose(ax.containers[0][0].get_ydata(), made[0].state_held_out)
 
 
 # ---- presets, starts, scores ----------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ...core.errors import InputError, explain
-from ...plot.curves import lines
 from ...plot.style import PALETTE, SIGNED, array, axes, label
 from ...stats.alignment import assign, overlap
+from .timelines import occupancy, rates, trials
 
 if TYPE_CHECKING:
     from .result import HMMGLMResult
@@ -83,11 +83,48 @@ def probability(
     return label(ax, "time (s)", "probability")
 
 
-def networks(result: HMMGLMResult, *, ax: Axes | None = None) -> Axes:
-    """Draw the couplings of all states side by side, one colour scale. Returns the Axes of the first state."""
+def networks(result: HMMGLMResult, *, ordered: bool = False, ax: Axes | None = None) -> Axes:
+    """Draw the couplings of all states side by side, one colour scale. Returns the Axes of the first state.
+
+    ``ordered`` puts units with similar couplings side by side, in the same order for all states.
+    """
     if ax is not None:
-        return network(result, state=0, ax=ax)
-    limit = _limit(result.network)
+        return network(result, state=0, ordered=ordered, ax=ax)
+    return _panels(result, result.network, _limit(result.network), "coupling", ordered)
+
+
+def types(result: HMMGLMResult, *, ordered: bool = False, ax: Axes | None = None) -> Axes:
+    """Draw the most probable type of every connection, the states side by side (a given Axes shows the first)."""
+    if result.adjacency is None:
+        raise InputError(explain("plot('types')", expected="a fit with prior='one_hot'", got=f"prior={result.prior!r}"))
+    if ax is None:
+        return _panels(result, result.adjacency, 1.5, "type", ordered)
+    order = _order(result) if ordered else np.arange(len(result.units))
+    ax.imshow(array(result.adjacency[0])[np.ix_(order, order)], cmap=SIGNED, vmin=-1.5, vmax=1.5)
+    ax.set_title("State 0", color=_colour(0))
+    return label(_whole(ax), *_sides(ordered))
+
+
+def _order(result: HMMGLMResult) -> np.ndarray:
+    """Units with similar couplings, to and from others, side by side."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    shared = array(result.network.double().mean(0))
+    profile = np.concatenate([shared, shared.T], 1)
+    if len(profile) < 3:
+        return np.arange(len(profile))
+    return np.asarray(leaves_list(linkage(profile, "average", optimal_ordering=True)))
+
+
+def _sides(ordered: bool) -> tuple[str, str]:
+    """Labels of the axes of a coupling matrix."""
+    return ("source unit (ordered)", "target unit (ordered)") if ordered else ("source unit", "target unit")
+
+
+def _panels(result: HMMGLMResult, values: Tensor, limit: float, bar: str, ordered: bool) -> Axes:
+    """Matrices (state, target, source) side by side on one colour scale."""
+    source, target = _sides(ordered)
+    order = _order(result) if ordered else np.arange(len(result.units))
     n_states = result.n_states
     columns = min(n_states, 4)
     rows = -(-n_states // columns)
@@ -98,29 +135,32 @@ def networks(result: HMMGLMResult, *, ax: Axes | None = None) -> Axes:
         if k >= n_states:
             panel.set_visible(False)
             continue
-        drawn = panel.imshow(array(result.network[k]), cmap=SIGNED, vmin=-limit, vmax=limit)
+        drawn = panel.imshow(array(values[k])[np.ix_(order, order)], cmap=SIGNED, vmin=-limit, vmax=limit)
         _whole(panel)
         panel.set_title(f"State {k} ({float(result.occupancy[k]):.0%})", color=_colour(k))
-        panel.set_xlabel("source unit" if k + columns >= n_states else "")
-        panel.set_ylabel("target unit" if k % columns == 0 else "")
-    figure.colorbar(drawn, ax=list(grid.flat), label="coupling", fraction=0.03, pad=0.02)
+        panel.set_xlabel(source if k + columns >= n_states else "")
+        panel.set_ylabel(target if k % columns == 0 else "")
+    bars = figure.colorbar(drawn, ax=list(grid.flat), label=bar, fraction=0.03, pad=0.02)
+    if not values.is_floating_point():
+        bars.set_ticks([-1, 0, 1], labels=["inhibitory", "absent", "excitatory"])
     first: Axes = grid[0, 0]
     if rows > 1:
-        first.set_xlabel("source unit")
+        first.set_xlabel(source)
     return first
 
 
-def network(result: HMMGLMResult, *, state: int = 0, ax: Axes | None = None) -> Axes:
+def network(result: HMMGLMResult, *, state: int = 0, ordered: bool = False, ax: Axes | None = None) -> Axes:
     """Draw the coupling matrix of one state; one-hot types are marked where they are not absent."""
+    order = _order(result) if ordered else np.arange(len(result.units))
     ax = axes(ax, width=4.0, height=3.3)
     limit = _limit(result.network)
-    drawn = ax.imshow(array(result.network[state]), cmap=SIGNED, vmin=-limit, vmax=limit)
+    drawn = ax.imshow(array(result.network[state])[np.ix_(order, order)], cmap=SIGNED, vmin=-limit, vmax=limit)
     ax.figure.colorbar(drawn, ax=ax, label="coupling", fraction=0.045, pad=0.02)
     if result.adjacency is not None and len(result.units) <= 40:
-        place = array(result.adjacency[state]).nonzero()
+        place = array(result.adjacency[state])[np.ix_(order, order)].nonzero()
         ax.plot(place[1], place[0], ".", color="0.1", markersize=2)
     ax.set_title(f"State {state}", color=_colour(state))
-    return label(_whole(ax), "source unit", "target unit")
+    return label(_whole(ax), *_sides(ordered))
 
 
 def prior_map(result: HMMGLMResult, *, ax: Axes | None = None) -> Axes:
@@ -211,22 +251,28 @@ def starts(result: HMMGLMResult, *, ax: Axes | None = None) -> Axes:
     return label(ax, "refined start", "nats below the best")
 
 
-def number(result: HMMGLMResult, *, ax: Axes | None = None) -> Axes:
-    """Draw the held-out log-likelihood against the number of states."""
-    grid, held, error = result.state_grid, result.state_held_out, result.state_held_out_se
-    if grid is None or held is None or error is None:
-        raise InputError(explain("plot('number')", expected="a fit with n_states=None", got="a fit of one number"))
-    ax = lines(grid, {"held out": held}, spread={"held out": error}, xlabel="number of states",
-               ylabel="held-out log-likelihood\n(nat per bin)", mark=result.n_states,
-               ax=axes(ax, width=3.8, height=2.5))  # fmt: skip
-    ax.set_xticks(array(grid))
-    return ax
+def number(result: HMMGLMResult, *, others: Sequence[HMMGLMResult] = (), ax: Axes | None = None) -> Axes:
+    """Draw the held-out log-likelihood against the number of states; ``others`` are fits with other priors."""
+    drawn = axes(ax, width=3.8, height=2.5)
+    for k, fit in enumerate((result, *others)):
+        grid, held, error = fit.state_grid, fit.state_held_out, fit.state_held_out_se
+        if grid is None or held is None or error is None:
+            raise InputError(explain("plot('number')", expected="a fit with n_states=None", got="a fit of one number"))
+        x, y, e = (array(v).astype(float) for v in (grid, held, error))
+        name = f"prior {fit.prior}" if others else "held out"
+        drawn.errorbar(x, y, yerr=e, marker="o", markersize=3, capsize=2, color=_colour(k), label=name)
+        drawn.plot(fit.n_states, y[x == fit.n_states], "o", markersize=9, markerfacecolor="none", color=_colour(k))
+    drawn.set_xticks(array(result.state_grid).astype(int))
+    drawn.legend(fontsize=7)
+    return label(drawn, "number of states", "held-out log-likelihood\n(nat per bin)")
 
 
 def available(result: HMMGLMResult, kind: str) -> bool:
     """Tell whether a result holds what a kind of figure needs."""
     needs: dict[str, Any] = {
         "number": result.state_grid is not None,
+        "types": result.adjacency is not None,
+        "rates": not result.covariates,
         **dict.fromkeys(("filters", "networks", "network", "prior"), result.n_lags > 0),
     }
     return bool(needs.get(kind, True))
@@ -314,8 +360,12 @@ def _colour(state: int) -> str:
 KINDS: dict[str, Callable[..., Axes]] = {
     "states": states,
     "probability": probability,
+    "trials": trials,
+    "occupancy": occupancy,
+    "rates": rates,
     "networks": networks,
     "network": network,
+    "types": types,
     "prior": prior_map,
     "filters": filters,
     "transition": transition,

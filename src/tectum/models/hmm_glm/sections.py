@@ -52,14 +52,22 @@ def _states(result: HMMGLMResult) -> Section:
     text = f"{result.n_states} states of {n_units} units in {n_sessions} sequences, sorted by occupancy."
     text += f" The model describes the data it was fitted to with {result.bits_per_spike:.3f} bits per spike above"
     text += " constant rates; use score() on sequences left out to judge it."
-    figures = (
+    figures = [
         ("Counts and most probable states of the first sequence.", _draw(result, "states")),
         ("Probability of each state in the first sequence.", _draw(result, "probability")),
         ("Transition probabilities.", _draw(result, "transition")),
         ("Lengths of visits to each state.", _draw(result, "dwell")),
-    )
+    ]
+    if n_sessions > 1:
+        figures += [
+            ("States of every sequence, colours mixed by their probabilities.", _draw(result, "trials")),
+            ("Probability of each state from the start, mean and standard error over sequences.",
+             _draw(result, "occupancy")),
+        ]  # fmt: skip
+    if not result.covariates:
+        figures.append(("Expected over observed rates of the busiest units.", _draw(result, "rates")))
     table = (("state", "share of bins", "visits", "mean visit (s)"), *rows)
-    return Section(title="States", text=text, table=table, figures=figures, references=REFERENCES)
+    return Section(title="States", text=text, table=table, figures=tuple(figures), references=REFERENCES)
 
 
 def _couplings(result: HMMGLMResult) -> Section:
@@ -72,17 +80,21 @@ def _couplings(result: HMMGLMResult) -> Section:
         head += ("inhibitory", "excitatory")
         rows = [(*row, int((a < 0).sum()), int((a > 0).sum())) for row, a in zip(rows, result.adjacency, strict=True)]
     text = "Rows are targets, columns sources. Couplings are functional: unobserved common input makes false ones."
-    figures = (
-        ("Couplings of every state.", _draw(result, "networks")),
+    figures = [
+        ("Couplings of every state, similar units side by side.", _draw(result, "networks", ordered=True)),
         ("What the states share.", _draw(result, "prior")),
         ("The strongest coupling at every lag.", _draw(result, "filters")),
-    )
-    return Section(title="Couplings", text=text, table=(head, *rows), figures=figures)
+    ]
+    if result.adjacency is not None:
+        figures.insert(1, ("Most probable types, in the same order.", _draw(result, "types", ordered=True)))
+    return Section(title="Couplings", text=text, table=(head, *rows), figures=tuple(figures))
 
 
 def _certainty(result: HMMGLMResult) -> Section:
     """How far starts agree and what the number of states rests on."""
     below = (result.start_objective[0] - result.start_objective).tolist()
+    facts = zip(result.start_number.tolist(), result.start_seed.tolist(), result.start_objective.tolist(), strict=True)
+    table = (("start", "seed", "log-likelihood + log prior (nat)"), *((n, s, f"{o:.1f}") for n, s, o in facts))
     same = sum(b < 1.0 for b in below)
     text = f"Of the {len(below)} best random starts, {same} end within one nat of the best."
     figures = [("Refined starts below the best.", _draw(result, "starts")),
@@ -91,7 +103,7 @@ def _certainty(result: HMMGLMResult) -> Section:
         text += f" {result.n_states} is the smallest number of states whose held-out log-likelihood is within one"
         text += " standard error of the best."
         figures.append(("Held-out log-likelihood against the number of states.", _draw(result, "number")))
-    return Section(title="Certainty", text=text, figures=tuple(figures))
+    return Section(title="Certainty", text=text, table=table, figures=tuple(figures))
 
 
 def _methods(result: HMMGLMResult) -> Section:
@@ -102,8 +114,9 @@ def _methods(result: HMMGLMResult) -> Section:
     )
     text += f"{result.n_states} states, counts were {law} with {_LINK[result.link]} of a bias"
     if result.n_lags:
-        text += f", the counts of all units in the last {result.n_lags} bins (filtered by {result.filters.shape[1]} "
-        text += "fixed kernels)"
+        n_kernels = f"{result.filters.shape[1]} " if result.kernel is None else ""
+        text += f", the counts of all units in the last {result.n_lags} bins (filtered by {n_kernels}"
+        text += "fixed kernels)" if result.kernel is None else "kernels, learned for each pair or each unit's own past)"
     text += f" and {len(result.covariates)} covariates." if result.covariates else "."
     text += f" {_PRIOR[result.prior]}" if result.n_lags else ""
     text += (
