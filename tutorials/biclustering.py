@@ -65,7 +65,8 @@ result.plot("latents")
 # The log score of hidden counts against a constant rate and against smoothing of the neuron's own counts, both with a
 # fitted dispersion.
 
-print("constant", result.score_constant, "smoothing", result.score_smoothing, "model", result.score_held_out)
+scores = {"constant": result.score_constant, "smoothing": result.score_smoothing, "model": result.score_held_out}
+print("nats a hidden count:", {name: round(float(score), 3) for name, score in scores.items()})
 result.plot("check")
 
 # %%
@@ -79,16 +80,22 @@ result.plot("traces")
 # %%
 # Real neurons
 # ------------
-# Head-direction cells and their neighbours in a mouse, from wake into sleep; a few minutes, in bins of half a second.
+# Head-direction cells and their neighbours in a mouse: the last 75 s of sleep and the first 75 s of wakefulness, in
+# bins of half a second.
 
 mouse = tectum.datasets.load("head_direction")
-spikes = mouse.only(tectum.Spikes)
-start = float(spikes.span.start[0])
-counts = spikes.bin(0.5, start=start, stop=start + 120.0)
+counts = mouse.only(tectum.Spikes).bin(0.5, start=525.0, stop=675.0)
 busy = (counts.values.sum(0) > 120).nonzero().flatten().tolist()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     cells = tectum.BiCluster(chains=2, burn=20, draws=20, snapshots=5, max_states=5).fit(counts.isel(unit=busy)).result_
-print("groups of cells:", [len(names) for names in cells.groups()])
+print("groups of cells:", cells.groups())
 cells.plot("overview")
-print("largest share of one state:", float(cells.occupancy().max()), torch.__version__)
+
+# %%
+# The epochs were not told to the model. How are its states spread over them?
+
+awake = cells.time >= 600.0
+for name, bins in (("sleep", ~awake), ("wake", awake)):
+    share = torch.bincount(cells.states[bins], minlength=len(cells.occupancy())) / bins.sum()
+    print(f"{name}: share of each state", [round(x, 2) for x in share.tolist()])

@@ -31,7 +31,7 @@ glm.result_.plot("states", truth=sim.truth.states)
 # The network of each state
 # -------------------------
 
-glm.result_.plot("networks")
+glm.result_.plot("networks", ordered=True)
 
 # %%
 # Against the truth, after matching the names of the states: how many connections have the right type?
@@ -85,5 +85,32 @@ heads = tectum.HMMGLM(n_states=3, bin=0.1, n_lags=10, likelihood="nb", starts=3,
 heads.result_.plot("probability")
 
 # %%
+# The epochs were not told to the model. How are its states spread over them?
+
+awake = heads.result_.time() >= 600.0
+for name, bins in (("sleep", ~awake), ("wake", awake)):
+    share = heads.result_.probability[0, bins].mean(0)
+    print(f"{name}: share of each state", [round(x, 2) for x in share.tolist()])
+
+# %%
+# Rates of the busiest units, expected and observed, and the network of each state.
+
+heads.result_.plot("rates")
+
+# %%
 
 heads.result_.plot("networks")
+
+# %%
+# Keep and share
+# --------------
+# The model is one file, the report another.
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+with TemporaryDirectory() as folder:
+    heads.save(Path(folder) / "heads.safetensors")
+    again = tectum.load(Path(folder) / "heads.safetensors")
+    tectum.Report("head direction").add(again.result_).save(Path(folder) / "heads.html")
+    print(sorted(p.name for p in Path(folder).iterdir()))

@@ -130,6 +130,8 @@ def counts_of(result: BiClusterResult, *, ax: Axes | None = None) -> Axes:
     for k, (name, values) in enumerate({"groups": result.n_clusters, "states": result.n_states}.items()):
         found, times = np.unique(array(values).astype(int), return_counts=True)
         ax.bar(found + 0.4 * (k - 0.5), times / times.sum(), width=0.38, color=PALETTE[k], label=f"number of {name}")
+    both = np.concatenate([array(result.n_clusters).ravel(), array(result.n_states).ravel()])
+    ax.set_xlim(both.min() - 1, both.max() + 1)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend_above(ax)
     return label(ax, "number", "probability")
@@ -148,10 +150,13 @@ def check(result: BiClusterResult, *, ax: Axes | None = None) -> Axes:
 def held_out(result: BiClusterResult, *, ax: Axes | None = None) -> Axes:
     """Draw the predictive score of hidden entries beside those of two baselines."""
     ax = axes(ax, width=3.4, height=2.4)
-    bars = {"constant": result.score_constant, "smoothing": result.score_smoothing, "BiCluster": result.score_held_out}
-    values = [float(v) for v in bars.values() if v is not None]
-    ax.bar(list(bars), values, color=["0.6", "0.6", PALETTE[0]], width=0.6)
-    ax.set_ylim(min(values) - 0.05 * abs(min(values)), max(values) + 0.05 * abs(max(values)))
+    given = {"constant": result.score_constant, "smoothing": result.score_smoothing, "BiCluster": result.score_held_out}
+    scores = {name: float(v) for name, v in given.items() if v is not None}
+    for k, (name, score) in enumerate(scores.items()):  # a bar would need zero in the picture
+        ax.plot(k, score, "o", color=PALETTE[0] if name == "BiCluster" else "0.5")
+        ax.annotate(f"{score:.3f}", (k, score), (6, 0), textcoords="offset points", va="center", fontsize=7)
+    ax.set_xticks(range(len(scores)), list(scores))
+    ax.margins(x=0.25, y=0.15)
     return label(ax, "", "log score (nats an entry)")
 
 
