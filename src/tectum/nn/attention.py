@@ -71,8 +71,8 @@ class SelfAttention(nn.Module):
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, each (batch, head, token, head_width)."""
-        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.query_norm(parts[0]), self.key_norm(parts[1]), parts[2]
+        q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(x).chunk(3, -1))
+        return self.query_norm(q), self.key_norm(k), v
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map (batch, token, width) to the same; ``mask`` (query, key), bool, is True where one may look."""

@@ -91,7 +91,8 @@ def make_optimizer(module: nn.Module, plan: Plan) -> torch.optim.AdamW:
         if p.requires_grad:
             kind = 2 if id(p) in idle else 0 if p.ndim >= 2 and not name.endswith("bias") else 1
             groups[kind]["params"].append(p)
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=plan.lr)
+    fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=plan.lr, fused=fused)
 
 
 def rate_of(plan: Plan, per_epoch: int, first: int = 0) -> Callable[[int], float]:
