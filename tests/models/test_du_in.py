@@ -21,6 +21,7 @@ from tectum.core import loops
 from tectum.core.errors import ContractError, InputError, TectumWarning
 from tectum.datasets import simulate
 from tectum.models.du_in import data, stages
+from tectum.models.du_in.channels import channel_curve
 from tectum.models.du_in.modules import VQVAE, Classifier, MaskedModel, Sizes, TokenClassifier, count_parameters
 from tectum.nn.losses import token_cross_entropy
 from tectum.nn.masking import random_mask
@@ -730,3 +731,35 @@ def test_figures_of_one_subject_and_one_channel() -> None:
     assert len(result.plot("reconstruction", channel=1).lines) == 2
     with pytest.raises(InputError, match="0 to 3, got 9"):
         result.plot("reconstruction", channel=9)
+
+
+def test_confusion_is_drawn_in_an_order_asked_for() -> None:
+    result: Any = fitted().result_
+    n = result.confusion.double().numpy()
+    share = n / n.sum(1, keepdims=True)
+    drawn = result.plot("confusion", order=("w1", "w0"))
+    np.testing.assert_allclose(drawn.images[0].get_array(), share[::-1, ::-1])
+    assert [t.get_text() for t in drawn.get_yticklabels()] == ["w1", "w0"]
+    with pytest.raises(InputError, match=r"all of \['w0', 'w1'\]"):
+        result.plot("confusion", order=("w1", "w2"))
+
+
+def test_channels_are_chosen_anew_in_every_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    rec = words(1, n_channels=2, n_silent=2, snr=20.0, n_trials=12, slip=0.0)
+    seen: list[tuple[int | None, int]] = []
+    real = DuIN.fit
+
+    def spy(self: Any, data: Any, *args: Any, **options: Any) -> Any:
+        made = real(self, data, *args, **options)
+        seen.append((self.select, int(made.result_.channel_used.sum())))
+        return made
+
+    monkeypatch.setattr(DuIN, "fit", spy)
+    settings = {**TINY, "pretrain": "none", "select_epochs": 2, "epochs": 2, "shift": 0.0}
+    found = channel_curve(DuIN(**settings), rec, "word", counts=(1, 3), folds=2)
+    assert seen == [(1, 1), (1, 1), (3, 3), (3, 3)]
+    assert (found.score.shape, found.chance) == ((2, 2), 0.5)
+    ax = found.plot()
+    assert ax.lines[-2].get_xdata().tolist() == [1, 3]
+    with pytest.raises(InputError, match="numbers of channels above 0"):
+        channel_curve(DuIN(**settings), rec, "word", counts=(0,))

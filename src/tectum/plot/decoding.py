@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from tectum.core.errors import InputError, explain
+
 from .style import PALETTE, array, axes, label, style
 
 
@@ -37,7 +39,13 @@ def training(curves: Mapping[str, Tensor | np.ndarray], *, best: int | None = No
 
 
 @style()
-def confusion(counts: Tensor | np.ndarray, labels: Sequence[str | int], *, ax: Axes | None = None) -> Axes:
+def confusion(
+    counts: Tensor | np.ndarray,
+    labels: Sequence[str | int],
+    *,
+    order: Sequence[str | int] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw the share of decisions for each true class.
 
     Parameters
@@ -46,10 +54,17 @@ def confusion(counts: Tensor | np.ndarray, labels: Sequence[str | int], *, ax: A
         Numbers of decisions; rows are the truth.
     labels : sequence of str or int
         Names of the classes.
+    order : sequence of str or int, optional
+        All classes in the order to draw them, by sound or meaning; by default as they are.
     ax : Axes, optional
         Where to draw; by default a new figure.
     """
     n = array(counts).astype(float)
+    if order is not None:
+        if sorted(map(str, order)) != sorted(map(str, labels)):
+            raise InputError(explain("confusion(order)", expected=f"all of {list(labels)}", got=str(list(order))))
+        place = [list(labels).index(name) for name in order]
+        n, labels = n[np.ix_(place, place)], order
     share = n / np.maximum(n.sum(1, keepdims=True), 1)
     ax = axes(ax, width=3.4, height=3.0)
     picture = ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal")

@@ -140,7 +140,7 @@ def channels(result: DuINResult, *, subject: str | None = None, ax: Axes | None 
     if not used.all():
         ax.bar([0], [0], color=PALETTE[0], label="used")
         ax.bar([0], [0], color="0.8", label="not used")
-        ax.legend()
+        ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     return label(ax, "channel", "mean weight over the largest")
 
 
