@@ -38,7 +38,8 @@ def diagonals(matrix: Tensor) -> Tensor:
     """
     n = matrix.shape[-1]
     column = torch.arange(n, device=matrix.device)
-    return matrix[..., (column + column[:, None]) % n, column].mean(-1)
+    found: Tensor = matrix[..., (column + column[:, None]) % n, column].mean(-1)
+    return found
 
 
 def acoustic_contamination(
