@@ -25,7 +25,8 @@ def log_power(x: Tensor, size: int) -> Tensor:
     window = torch.hann_window(size, dtype=x.dtype, device=x.device)
     frames = x.unfold(-1, size, max(1, size // 2))
     power = torch.fft.rfft((frames - frames.mean(-1, keepdim=True)) * window).abs().square()
-    return power.clamp(min=torch.finfo(x.dtype).tiny).log()
+    found: Tensor = power.clamp(min=torch.finfo(x.dtype).tiny).log()
+    return found
 
 
 def diagonals(matrix: Tensor) -> Tensor:
