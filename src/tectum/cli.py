@@ -157,21 +157,11 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _decoder(file: Path) -> Any:
-    """Read a saved or exported decoder; other content is refused."""
-    from .core.serialize import load
-    from .deploy import load as load_exported
-
-    model = load_exported(file) if file.suffix in (".onnx", ".pt2") else load(file, device="cpu")
-    if not hasattr(model, "forward_module"):
-        raise InputError(f"{file}: expected a decoder, got {type(model).__name__}")
-    return model
-
-
 def _stream(options: argparse.Namespace) -> int:
+    from .deploy import read_decoder
     from .stream import Evidence, Stream, line, lsl, markers, realtime
 
-    decoder, cues = _decoder(options.model), None
+    decoder, cues = read_decoder(options.model), None
     given: dict[str, Any] = {}
     if options.offset is not None and options.markers is None:
         raise InputError("tectum stream: expected --markers NAME with --offset")
@@ -197,9 +187,9 @@ def _stream(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from .deploy import export
+    from .deploy import export, read_decoder
 
-    model = _decoder(options.model)
+    model = read_decoder(options.model)
     written = export(model, options.output or options.model.with_suffix(""), format=options.format)
     print(f"export: {written}")
     return 0

@@ -3,7 +3,7 @@
 from tectum.core.errors import MismatchError
 
 from .card import NotExportable
-from .exported import Exported, export, load
+from .exported import Exported, export, load, read_decoder
 from .steps import export_steps
 
-__all__ = ["Exported", "MismatchError", "NotExportable", "export", "export_steps", "load"]
+__all__ = ["Exported", "MismatchError", "NotExportable", "export", "export_steps", "load", "read_decoder"]

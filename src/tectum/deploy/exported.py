@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tectum.core.contract import Contract
 from tectum.core.device import default_dtype
 from tectum.core.errors import ContractError, InputError, LoadError, MissingExtraError, explain, nearest
+from tectum.core.serialize import load as load_saved
 from tectum.core.serialize import replacing
 from tectum.nn.check import agrees, check_input, verify
 from tectum.preprocess.causal import Causal
@@ -262,3 +263,25 @@ def load(path: str | Path) -> Exported:
         module, card = _runner(path.read_bytes(), format, str(path))
         verify(module, card.contract, card.test, str(path))
     return Exported(module, card)
+
+
+def read_decoder(path: str | Path) -> Any:
+    """Read a decoder, saved or exported; other content is refused.
+
+    Parameters
+    ----------
+    path : path
+        A file ``.safetensors``, ``.onnx`` or ``.pt2``.
+
+    Raises
+    ------
+    LoadError
+        If the file cannot be read.
+    InputError
+        If it holds something else.
+    """
+    path = Path(path)
+    model = load(path) if path.suffix in FORMATS.values() else load_saved(path, device="cpu")
+    if not hasattr(model, "forward_module"):
+        raise InputError(f"{path}: expected a decoder, got {type(model).__name__}")
+    return model

@@ -107,8 +107,11 @@ class Accumulator:
     def add(self, logits: Sequence[float]) -> tuple[float, ...]:
         """Accumulate the logits of one window and return the posterior."""
         log_p = _log_softmax([x / self.rule.temperature for x in logits])
+        if self.rule.memory == 0:
+            self._evidence = log_p
+            return tuple(map(math.exp, log_p))
         self._evidence = [self.rule.memory * e + p for e, p in zip(self._evidence, log_p, strict=True)]
-        return tuple(math.exp(x) for x in _log_softmax(self._evidence))
+        return tuple(map(math.exp, _log_softmax(self._evidence)))
 
     def decide(self, posterior: Sequence[float], *, time: float) -> tuple[str | int | None, str]:
         """Compare a posterior with the rule: return the decision, None for neutral, and a flag."""
@@ -130,5 +133,5 @@ class Accumulator:
 def _log_softmax(values: Sequence[float]) -> list[float]:
     """Return log probabilities in float64."""
     top = max(values)
-    norm = top + math.log(math.fsum(math.exp(v - top) for v in values))
+    norm = top + math.log(math.fsum([math.exp(v - top) for v in values]))
     return [v - norm for v in values]

@@ -39,7 +39,7 @@ class Ring:
         x = x[:, -self.size :]
         n, start = x.shape[1], self._next
         head = min(n, self.size - start)
-        for part, first in ((x[:, :head], start), (x[:, head:], 0)):
+        for part, first in ((x[:, :head], start), (x[:, head:], 0)) if head < n else ((x, start),):
             stop = first + part.shape[1]
             self._data[:, first:stop] = part
             self._data[:, self.size + first : self.size + stop] = part
