@@ -202,6 +202,20 @@ def test_blocks_do_not_touch(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(clean(recording(values), noise(), standardise="psc", low_pass=0.1).values, whole)
 
 
+@pytest.mark.parametrize("options", [{}, {"standardise": "psc"}, {"low_pass": 0.1, "sample_mask": np.arange(4, N)}])
+def test_series_stored_one_after_the_other(options: dict[str, Any]) -> None:
+    """As a masked image in memory has them: nothing is turned, and the result is stored likewise."""
+    values = torch.from_numpy(series())
+    made = clean(recording(values.T.contiguous().T), noise(), **options).values
+    torch.testing.assert_close(made, clean(recording(values), noise(), **options).values, rtol=1e-5, atol=2e-5)
+    assert made.stride(0) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_type_stays(dtype: torch.dtype) -> None:
+    assert clean(recording(torch.from_numpy(series()).to(dtype)), noise(k=2)).values.dtype == dtype
+
+
 @pytest.mark.parametrize("options", [{}, {"low_pass": 0.1, "high_pass": 0.01, "sample_mask": np.arange(4, N)},
                                      {"filter": "cosine", "high_pass": 0.01, "standardise": "psc"}])  # fmt: skip
 def test_the_accelerator_agrees(options: dict[str, Any], accelerator: torch.device) -> None:

@@ -192,7 +192,7 @@ def _basis(noise: Tensor, standardise: bool) -> tuple[Tensor, int]:
     return left[:, :rank], rank
 
 
-def apply(x: Tensor, how: Plan, *, scale: str | None) -> Tensor:
+def apply(x: Tensor, how: Plan, *, scale: str | None) -> tuple[Tensor, Tensor]:
     """Clean series.
 
     Parameters
@@ -206,11 +206,14 @@ def apply(x: Tensor, how: Plan, *, scale: str | None) -> Tensor:
 
     Returns
     -------
-    Tensor, shape (kept, n)
+    made : Tensor, shape (kept, n)
         Series that are constant become 0 with a scale; those with NaN in a volume that stays become NaN.
+    mean : Tensor, shape (n,)
+        Of the volumes that stay, before anything was done: finite only where all of them are.
     """
-    made = x.new_empty((len(how.rows), x.shape[1]))
-    levels = x.new_empty((2, x.shape[1]))
+    turned = x.stride(0) == 1 and x.stride(1) >= x.shape[0] > 1  # series one after the other: the result is so too
+    made = _room((x.shape[1], len(how.rows)), x).T if turned else _room((len(how.rows), x.shape[1]), x)
+    levels = x.new_empty((3, x.shape[1]))
     how = how._replace(
         dense=None if how.dense is None else how.dense.to(x),
         basis=how.basis.to(x),
@@ -222,42 +225,53 @@ def apply(x: Tensor, how: Plan, *, scale: str | None) -> Tensor:
     for first in range(0, x.shape[1], width):
         part = slice(first, first + width)
         _block(x[:, part], how, scale, made[:, part], levels[:, part])
-    return _percent(made, levels) if scale == "psc" else made
+    return _percent(made, levels[1:]) if scale == "psc" else made, levels[0]
+
+
+def _room(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return an empty tensor; on the CPU in NumPy's memory, whose large pages cost a third of torch's at first use."""
+    if like.device.type != "cpu" or like.dtype not in (torch.float32, torch.float64):
+        return like.new_empty(shape)
+    return torch.from_numpy(np.empty(shape, dtype=like.new_empty(0).numpy().dtype))
 
 
 def _block(x: Tensor, how: Plan, scale: str | None, out: Tensor, levels: Tensor) -> None:
-    """Clean some series into ``out``; for the percent scale leave their mean after and before in ``levels``."""
+    """Clean some series into ``out``; leave in ``levels`` their mean and, for the percent scale, that after and before.
+
+    All steps but the last act on a block that stays in the cache.
+    """
     x = x if len(how.rows) == x.shape[0] else x.index_select(0, how.rows)
-    mean = x.mean(0)
-    x = x - mean  # products of what is left lose no digits to the level
+    levels[0] = mean = x.mean(0)
+    made = x - mean  # products of what is left lose no digits to the level
+    before = mean + how.weights @ made if scale == "psc" else mean
     if how.dense is not None:
-        torch.mm(how.dense, x, out=out)
-        removed = x.square().sum(0)
+        removed = made.square().sum(0)
+        made = how.dense @ made
     else:
-        part = how.basis.T @ x
-        torch.addmm(x, how.basis, part, alpha=-1, out=out)
+        part = how.basis.T @ made
         removed = part.square().sum(0)
-    if not how.centred:
-        _centre(out, how, scale, mean, x, levels)
-    elif scale == "psc":
-        levels[0], levels[1] = 0.0, mean + how.weights @ x
-    if scale == "zscore":
-        size = out.square().sum(0)
-        floor = mean.abs() + (size + removed).div_(x.shape[0]).sqrt_()
-        size = size.div_(max(1, out.shape[0] - 1)).sqrt_()
-        varies = ~(size <= _FLAT * torch.finfo(x.dtype).eps * floor)  # NaN varies
-        out.mul_(torch.where(varies, 1 / size, torch.zeros_like(size)))
-
-
-def _centre(out: Tensor, how: Plan, scale: str | None, mean: Tensor, x: Tensor, levels: Tensor) -> None:
-    """Give back what cleaning leaves of the level, or subtract the mean that is left for a scale."""
-    if scale is None:
-        out.addr_(how.constant, mean)
-        return
-    after = out.mean(0)
-    out.sub_(after).addr_(how.constant - how.constant.mean(), mean)
+        made.addmm_(how.basis, part, alpha=-1)
+    after = torch.zeros_like(mean) if how.centred else _centre(made, how, scale, mean)
     if scale == "psc":
-        levels[0], levels[1] = after + how.constant.mean() * mean, mean + how.weights @ x
+        levels[1], levels[2] = after, before
+    if scale != "zscore":
+        out.copy_(made)
+        return
+    size = made.square().sum(0)
+    floor = mean.abs() + (size + removed).div_(x.shape[0]).sqrt_()
+    size = size.div_(max(1, made.shape[0] - 1)).sqrt_()
+    varies = ~(size <= _FLAT * torch.finfo(x.dtype).eps * floor)  # NaN varies
+    torch.mul(made, torch.where(varies, 1 / size, torch.zeros_like(size)), out=out)
+
+
+def _centre(made: Tensor, how: Plan, scale: str | None, mean: Tensor) -> Tensor:
+    """Give back what cleaning leaves of the level, or for a scale subtract the mean that is left; return that mean."""
+    if scale is None:
+        made.addr_(how.constant, mean)
+        return torch.zeros_like(mean)
+    after = made.mean(0)
+    made.sub_(after).addr_(how.constant - how.constant.mean(), mean)
+    return after + how.constant.mean() * mean
 
 
 def _percent(made: Tensor, levels: Tensor) -> Tensor:

@@ -108,8 +108,8 @@ def clean(
     groups = _groups(runs, n)
     plans = [_plan(data, noise[group], group, kept, names, options) for group in groups]
     parts = [_fmri_clean.apply(_rows(x, g), p, scale=standardise) for g, p in zip(groups, plans, strict=True)]
-    values = parts[0] if len(parts) == 1 else torch.cat(parts)
-    if not bool(torch.isfinite(values.sum())):
+    values = parts[0][0] if len(parts) == 1 else torch.cat([made for made, _ in parts])
+    if not all(bool(torch.isfinite(mean).all()) for _, mean in parts):
         _refuse_missing(x[torch.from_numpy(kept).to(x.device)])
     stays = np.concatenate([g[np.isin(g, kept)] for g in groups])
     note = {**options, "confounds": names, "rank": [p.rank for p in plans], "removed": n - len(stays)}

@@ -229,8 +229,8 @@ def masked_values(numbers: Any, found: np.ndarray) -> Masked | Tensor:
     index = np.stack(np.nonzero(found), axis=1)
     if isinstance(numbers, Stored):
         return Masked(numbers, file_order(index, numbers.shape))
-    values = np.asarray(numbers).reshape(*numbers.shape[:3], -1)[found]  # (voxel, volume)
-    return torch.from_numpy(np.ascontiguousarray(values.T, dtype=np.float32))
+    values = np.asarray(numbers).reshape(*numbers.shape[:3], -1)[found]  # (voxel, volume), turned without a copy
+    return torch.from_numpy(np.require(values, np.float32, ["C", "W"])).T
 
 
 def without_nan(values: Tensor, nan: Nan, where: str) -> tuple[Tensor, Tensor | None, int]:
@@ -243,11 +243,13 @@ def without_nan(values: Tensor, nan: Nan, where: str) -> tuple[Tensor, Tensor | 
     """
     if nan not in ("raise", "drop_voxels", "zero"):
         raise InputError(explain("nan", expected="'raise', 'drop_voxels' or 'zero'", got=repr(nan)))
-    if bool(torch.isfinite(values.sum(0, dtype=torch.float64)).all()):  # costs no memory
+    if bool(torch.isfinite(values.sum(0)).all()):  # costs no memory
         return values, None, 0
     bad = ~torch.isfinite(values)
     voxels = bad.any(0)
     count = int(voxels.sum())
+    if not count:  # large values, whose sum is infinite
+        return values, None, 0
     if nan == "raise":
         got = f"{int(bad.sum())} NaN or infinite values in {count} of {len(voxels)} voxels"
         fix = "pass nan='drop_voxels' or nan='zero'"
