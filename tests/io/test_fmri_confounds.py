@@ -94,6 +94,53 @@ def _compare(image: Path, table: Path, strategy: Any, options: dict[str, Any]) -
     np.testing.assert_allclose(ours.values.numpy(), theirs.to_numpy(), rtol=1e-9, atol=1e-9)
 
 
+def tedana(folder: Path) -> Path:
+    """Lay out the tables of tedana that nilearn carries beside an image, and return the image."""
+    data = packaged("nilearn", "interfaces/fmriprep/data/test_desc-tedana_metrics.tsv").parent
+    for end in ("desc-ICA_mixing.tsv", "desc-tedana_metrics.tsv"):
+        shutil.copy(data / f"test_{end}", folder / f"{BASE}_{end}")
+    image = folder / f"{BASE}_space-MNI152NLin2009cAsym_desc-optcom_bold.nii.gz"
+    image.touch()
+    return image
+
+
+@pytest.mark.parametrize("choice", ["aggressive", "non-aggressive"])
+def test_tedana_equals_nilearn(choice: Any, tmp_path: Path) -> None:
+    from nilearn.interfaces.fmriprep import load_confounds
+
+    image = tedana(tmp_path)
+    theirs, sample = load_confounds(str(image), strategy=("tedana",), tedana=choice)
+    ours = read_confounds(image, strategy="tedana", tedana=choice, tr=2.0)
+    assert sample is None
+    assert ours.coords["time"]["kept"].all()
+    names = ours.coords["feature"]["name"].tolist()
+    assert sorted(theirs.columns) == names
+    assert len(names) == theirs.shape[1] > 20
+    np.testing.assert_allclose(ours.values.numpy(), theirs[names].to_numpy(), rtol=1e-9, atol=1e-9)
+    for table in tmp_path.glob("*.tsv"):
+        again = read_confounds(table, strategy="tedana", tedana=choice, tr=2.0)
+        np.testing.assert_array_equal(again.values.numpy(), ours.values.numpy())
+
+
+def test_bad_tedana(tmp_path: Path) -> None:
+    image = tedana(tmp_path)
+    metrics = tmp_path / f"{BASE}_desc-tedana_metrics.tsv"
+    with pytest.raises(InputError, match="'tedana' alone, got .'motion', 'tedana'"):
+        read_confounds(image, strategy=("motion", "tedana"), tr=2.0)
+    with pytest.raises(InputError, match="tedana: expected one of .*got 'mild'"):
+        read_confounds(image, strategy="tedana", tedana="mild", tr=2.0)
+    text = metrics.read_text()
+    metrics.write_text(text.replace("ICA_01\t", "ICA_991\t"))
+    with pytest.raises(InputError, match=r"metrics\.tsv.*component ICA_991 in the mixing matrix"):
+        read_confounds(image, strategy="tedana", tr=2.0)
+    metrics.write_text(text.replace("classification\t", "class\t", 1))
+    with pytest.raises(InputError, match=r"metrics\.tsv.*columns Component and classification"):
+        read_confounds(image, strategy="tedana", tr=2.0)
+    metrics.unlink()
+    with pytest.raises(LoadError, match="tedana's metrics: expected a file, got none"):
+        read_confounds(image, strategy="tedana", tr=2.0)
+
+
 def test_presets(tmp_path: Path) -> None:
     run = writer.write_derivative(tmp_path)
     table = confounds_beside(run.bold)

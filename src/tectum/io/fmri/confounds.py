@@ -19,6 +19,7 @@ from ..detect import natural
 from ..events import span
 from ..files import ContentError, reading
 from .bids import companions, entities, only, read_json, sidecar
+from .tedana import Which, tedana_files, tedana_names
 
 Model = Literal["basic", "derivatives", "power2", "full"]
 MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
@@ -46,6 +47,7 @@ STRATEGIES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "scrubbing": (("high_pass", "motion", "wm_csf", "scrub"), {"motion": "full", "wm_csf": "full"}),
     "compcor": (("high_pass", "motion", "compcor"), {"motion": "full", "compcor": "anat_combined"}),
     "aroma": (("high_pass", "wm_csf", "ica_aroma"), {"wm_csf": "basic"}),
+    "tedana": (("tedana",), {}),
 }
 
 
@@ -65,6 +67,7 @@ class Choice:
     compcor: str = "anat_combined"
     n_compcor: int | Literal["all"] = "all"
     ica_aroma: Literal["full", "basic"] = "full"
+    tedana: Which = "aggressive"
     scrub: int = 5
     fd_threshold: float = 0.5
     std_dvars_threshold: float = 1.5
@@ -89,7 +92,8 @@ def read_confounds(
         ``*_desc-confounds_timeseries.tsv`` (``_regressors`` before 20.2), or the image, beside which it is looked for.
     strategy : str or sequence of str, default "simple"
         "none", "motion6", "motion12", "motion24", "simple", "scrubbing", "compcor", "aroma"; or components among
-        "motion", "high_pass", "wm_csf", "global_signal", "compcor", "ica_aroma", "scrub".
+        "motion", "high_pass", "wm_csf", "global_signal", "compcor", "ica_aroma", "scrub". Or "tedana", alone: the
+        columns of ``*_desc-ICA_mixing.tsv`` that ``*_desc-tedana_metrics.tsv`` classifies, both beside the image.
     columns : sequence of str
         Further columns by name.
     tr : float, optional
@@ -105,8 +109,9 @@ def read_confounds(
         ``motion``, ``wm_csf``, ``global_signal`` ("basic", "derivatives", "power2", "full"; the global signal is left
         out unless asked for), ``compcor`` ("anat_combined", "anat_separated", "temporal", "temporal_anat_combined",
         "temporal_anat_separated"), ``n_compcor`` (a number or "all"), ``ica_aroma`` ("full": the image is denoised
-        already; "basic": regress the components), ``scrub`` (shortest segment kept between removed volumes, 0 keeps
-        all), ``fd_threshold`` (mm), ``std_dvars_threshold``.
+        already; "basic": regress the components), ``tedana`` ("aggressive": rejected components; "non-aggressive":
+        accepted ones too, for a fit that subtracts the rejected ones only, which ``clean`` does not), ``scrub``
+        (shortest segment kept between removed volumes, 0 keeps all), ``fd_threshold`` (mm), ``std_dvars_threshold``.
 
     Returns
     -------
@@ -122,14 +127,23 @@ def read_confounds(
         If fewer than ``minimum`` volumes stay, or the strategy is unknown.
     """
     path = Path(path)
-    path = path if path.suffix == ".tsv" else confounds_beside(path)
+    components, options = _strategy(strategy, choice)
+    of_tedana = "tedana" in components
+    if of_tedana:
+        path, metrics = tedana_files(path)
+    elif path.suffix != ".tsv":
+        path = confounds_beside(path)
     with reading(path, "a table of confounds"):
-        components, options = _strategy(strategy, choice)
-        table = _numbers(read_table(path, delimiter="\t"), path)
-        masks = _sidecar(path)
-        names = _names(table, components, options, masks, path)
+        raw = read_table(path, delimiter="\t")
+        if of_tedana:
+            table = {name: _number(raw[column], column, path) for name, column in
+                     tedana_names(metrics, raw, options.tedana).items()}  # fmt: skip
+            names = list(table)
+        else:
+            table = _numbers(raw, path)
+            names = _names(table, components, options, _sidecar(path), path)
         names = sorted({*names, *_exact(table, columns, path)})
-        kept = _kept(table, options if "scrub" in components else None, path)
+        kept = _kept(table, options if "scrub" in components else None, len(next(iter(raw.values()))))
         if kept.sum() < minimum:
             expected = f"at least {minimum} volumes that stay"
             fix = "raise fd_threshold or std_dvars_threshold, or leave the run out"
@@ -157,7 +171,7 @@ def read_confounds(
 
 def _strategy(strategy: str | Sequence[str], choice: Mapping[str, Any]) -> tuple[tuple[str, ...], Choice]:
     """Return components and options of a strategy, the caller's options over its own."""
-    known = ("motion", "high_pass", "wm_csf", "global_signal", "compcor", "ica_aroma", "scrub")
+    known = ("motion", "high_pass", "wm_csf", "global_signal", "compcor", "ica_aroma", "scrub", "tedana")
     if isinstance(strategy, str):
         if strategy not in STRATEGIES:
             raise InputError(explain("strategy", expected=f"one of {', '.join(STRATEGIES)}", got=repr(strategy)))
@@ -182,6 +196,9 @@ def _strategy(strategy: str | Sequence[str], choice: Mapping[str, Any]) -> tuple
     if "compcor" in components and "high_pass" not in components:
         fix = "add 'high_pass': the components were computed after it"
         raise InputError(explain("strategy", expected="high_pass with compcor", got=repr(components), fix=fix))
+    if "tedana" in components and len(components) > 1:
+        fix = "read the others from fMRIPrep's table and join them"
+        raise InputError(explain("strategy", expected="'tedana' alone", got=repr(components), fix=fix))
     return components, options
 
 
@@ -196,13 +213,15 @@ def _numbers(columns: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndar
     if any(re.match(r"[A-Z]", name) for name in columns):
         got = f"{next(n for n in columns if re.match('[A-Z]', n))!r}, a name of version 1.1 or older"
         raise LoadError(explain(str(path), expected="confounds of fMRIPrep 1.2 or later", got=got))
-    made = {}
-    for name, column in columns.items():
-        try:
-            made[name] = np.where(np.isin(column, ("n/a", "")), "nan", column).astype(np.float64)
-        except ValueError as cause:
-            raise LoadError(explain(f"{path}: {name}", expected="a column of numbers", got=str(cause))) from cause
-    return made
+    return {name: _number(column, name, path) for name, column in columns.items()}
+
+
+def _number(column: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """Return one column as float64 with NaN for n/a."""
+    try:
+        return np.where(np.isin(column, ("n/a", "")), "nan", column).astype(np.float64)
+    except ValueError as cause:
+        raise LoadError(explain(f"{path}: {name}", expected="a column of numbers", got=str(cause))) from cause
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
@@ -276,9 +295,8 @@ def _aroma(table: Mapping[str, np.ndarray], options: Choice, path: Path) -> list
     return found
 
 
-def _kept(table: Mapping[str, np.ndarray], scrub: Choice | None, path: Path) -> np.ndarray:
-    """Return which volumes stay, bool (time,)."""
-    n = len(next(iter(table.values())))
+def _kept(table: Mapping[str, np.ndarray], scrub: Choice | None, n: int) -> np.ndarray:
+    """Return which of n volumes stay, bool (time,)."""
     kept = np.ones(n, dtype=bool)
     for name, column in table.items():
         if "non_steady_state" in name:
