@@ -145,7 +145,19 @@ def _session(session: Session, title: str) -> list[Section]:
     first = Section(title=title or "Session", text=_about(session), table=(("part", "kind", "extent"), *rows),
                     references=_cited(session))  # fmt: skip
     drawn = [(name, part) for name, part in session.items() if not isinstance(part, Intervals)]
-    return [first, *(s for name, part in drawn for s in sections_of(part, f"{title}: {name}" if title else name))]
+    parts = (s for name, part in drawn for s in sections_of(part, f"{title}: {name}" if title else name))
+    return [first, *(_prefixed(s, title) for s in _quality(session)), *parts]
+
+
+def _quality(session: Session) -> list[Section]:
+    """Quality of a run of fMRI that comes with its confounds, before it is cleaned."""
+    from .evaluate import fmri_quality
+
+    bold, confounds = session.get("bold"), session.get("confounds")
+    if not isinstance(bold, Recording) or not isinstance(confounds, Recording):
+        return []
+    raw = bold.modality == "fmri" and not any(isinstance(s, Mapping) and s.get("step") == "clean" for s in bold.history)
+    return fmri_quality(session).sections() if raw and bold.sizes.get("time") == confounds.sizes.get("time") else []
 
 
 def _several(items: Sequence[Any], title: str) -> list[Section]:
@@ -208,17 +220,18 @@ def _texts(value: Any) -> list[str]:
 
 def _columns(axis: str, table: Table) -> list[Row]:
     """One row a column: the values where they are few, else the range or the first few."""
-    return [(f"{axis}: {name}", told) for name, column in table.items() if (told := _column(np.asarray(column)))]
+    told = {name: _column(np.asarray(column), name in ("i", "j", "k", "vertex")) for name, column in table.items()}
+    return [(f"{axis}: {name}", text) for name, text in told.items() if text]
 
 
-def _column(column: np.ndarray) -> str:
+def _column(column: np.ndarray, indices: bool = False) -> str:
     if column.ndim > 1 or not len(column):
         return ""
     if column.dtype.kind == "f":
         known = column[np.isfinite(column)]
         missing = f", {len(column) - len(known)} missing" if len(known) < len(column) else ""
         return f"{known.min():.4g} to {known.max():.4g}{missing}" if len(known) else "all missing"
-    counts = _counts(column)
+    counts = "" if indices else _counts(column)
     if counts:
         return counts
     if column.dtype.kind in "iu":

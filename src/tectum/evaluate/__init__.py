@@ -22,6 +22,7 @@ from .confidence import Interval, bootstrap, bootstrap_accuracy, chance_bound, c
 from .crossval import cross_validate
 from .curves import LearningCurve, learning_curve
 from .decoding import CrossValidation, cross_predict, take_trials
+from .fmri_quality import FMRIQuality, fmri_quality
 from .leaks import audit, check_no_leaks, find_leaks
 from .metrics import matched_accuracy
 from .nested import NestedCrossValidation, nested_cross_validate
@@ -34,6 +35,7 @@ from .trials import trial_folds
 __all__ = [
     "Comparison",
     "CrossValidation",
+    "FMRIQuality",
     "Fold",
     "Interval",
     "LearningCurve",
@@ -60,6 +62,7 @@ __all__ = [
     "cross_validate",
     "find_leaks",
     "fit_temperature",
+    "fmri_quality",
     "group_folds",
     "group_mean",
     "information_transfer_rate",

@@ -83,6 +83,12 @@ def _is_spikeinterface(path: Path) -> bool:
     return (path / "numpysorting_info.json").is_file()
 
 
+def _is_fmriprep(path: Path) -> bool:
+    from .fmri.volumes import is_derivative
+
+    return is_derivative(path)
+
+
 def _is_du_in(path: Path) -> bool:
     from .eeg.du_in import is_du_in
 
@@ -155,6 +161,7 @@ FORMATS: dict[str, tuple[Callable[[Path], bool], str]] = {
     "inscopix": (_is_inscopix, "tectum.io.inscopix:read_inscopix"),
     "neurosuite": (_is_neurosuite, "tectum.io.neurosuite:read_neurosuite"),
     "spikeinterface": (_is_spikeinterface, "tectum.io.spikeinterface:read_spikeinterface"),
+    "fmriprep": (_is_fmriprep, "tectum.io.fmri.volumes:read_derivative"),
     "bids": (_is_bids, "tectum.io.eeg.bids:read_bids"),
     "du_in": (_is_du_in, "tectum.io.eeg.du_in:read_du_in"),
     "eeg": (_is_eeg, "tectum.io.eeg.read:read_eeg"),

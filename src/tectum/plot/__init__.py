@@ -1,5 +1,6 @@
 """Figures: functions that take arrays and ``ax=None``, draw like a paper's figure, and return Axes."""
 
+from .brain import carpet, slices
 from .curves import bands, curve, histogram, lines, ranks
 from .heat import blocks, image, matrix
 from .posterior import density, forest
@@ -13,6 +14,7 @@ __all__ = [
     "axes",
     "bands",
     "blocks",
+    "carpet",
     "curve",
     "density",
     "forest",
@@ -23,6 +25,7 @@ __all__ = [
     "quicklook",
     "ranks",
     "raster",
+    "slices",
     "style",
     "traces",
 ]

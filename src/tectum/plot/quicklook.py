@@ -13,20 +13,22 @@ from tectum.core.graph import Graph
 from tectum.core.recording import Recording
 from tectum.core.spikes import Spikes
 
+from .brain import slices
 from .curves import bands
 from .heat import image, matrix
 from .style import PALETTE, array, axes, label, span, style
 
 _MANY = 24  # rows above which a heat map is drawn instead of traces
+_VOLUMES = 20  # of a series of images whose mean is shown
 _SAMPLES, _ROWS, _SPIKES = 20_000, 1_000, 200_000  # most of each that a figure shows
 
 
 @style()
 def quicklook(data: Recording | Spikes | Graph, *, ax: Axes | None = None) -> Axes:
-    """Draw a first look: a raster of spikes, a heat map of many rows, traces of a few, a graph as a matrix.
+    """Draw a first look: a raster of spikes, a heat map of many rows, traces of a few, slices, a graph as a matrix.
 
-    Of a long or lazy recording only the first part is read and drawn, of one with trials or further axes the first
-    entry; the title says so.
+    Of images in time the mean of the first ones is shown. Of a long or lazy recording only the first part is read and
+    drawn, of one with trials or further axes the first entry; the title says so.
     """
     if isinstance(data, Spikes):
         return raster(data, ax=ax)
@@ -44,6 +46,8 @@ def _quantity(graph: Graph) -> str:
 
 
 def _dense(rec: Recording, ax: Axes | None) -> Axes:
+    if {"x", "y", "z"} <= set(rec.dims) or ("image" in rec.meta and rec.dims == ("voxel",)):
+        return _volume(rec, ax)
     if "time" not in rec.dims:
         return _table(rec, ax)
     shown = []
@@ -58,6 +62,27 @@ def _dense(rec: Recording, ax: Axes | None) -> Axes:
     ax = _heat(rec, ax) if rows else traces(rec, ax=ax)
     if shown:
         ax.set_title(", ".join(shown))
+    return ax
+
+
+def _volume(rec: Recording, ax: Axes | None) -> Axes:
+    """Draw slices of an image, or of the mean of the first images of a series."""
+    from tectum.io.fmri.volumes import unmask
+
+    rec = unmask(rec) if "voxel" in rec.dims else rec
+    others = [d for d in rec.dims if d not in ("x", "y", "z")]
+    said = []
+    for axis in others:
+        first = rec.isel(**{axis: slice(0, _VOLUMES if axis == "time" else 1)})
+        said += [f"mean of {first.sizes[axis]} of {rec.sizes[axis]} volumes" if axis == "time" else f"{axis} 0"]
+        rec = first
+    volume = _valid(rec).permute(*(rec.dims.index(d) for d in (*others, "x", "y", "z")))
+    volume = volume.flatten(0, -4).nanmean(0) if others else volume
+    affine = rec.meta.get("image", {}).get("affine")
+    place, series = None if affine is None else np.asarray(affine), "time" in others
+    ax = slices(volume, affine=place, bar=rec.units, grey=series, ax=ax)
+    if said:
+        ax.set_title(", ".join(said))
     return ax
 
 

@@ -16,7 +16,7 @@ from tectum.core.errors import InputError, TectumWarning, explain
 from tectum.core.recording import Recording
 from tectum.core.session import Session
 
-from . import _fmri_clean
+from . import _fmri_clean, _fmri_quality
 
 T = TypeVar("T", Recording, Session)
 Scale = Literal["zscore", "psc"] | None
@@ -320,9 +320,7 @@ def framewise_displacement(motion: Tensor, *, radius: float = 50.0) -> Tensor:
 
 def dvars(rec: Recording) -> Tensor:
     """Return the root mean square change of all series from volume to volume, 0 for the first: shape (time,)."""
-    x = _matrix(rec)
-    change = x.diff(dim=0).square().mean(1).sqrt()
-    return torch.cat([change.new_zeros(1), change])
+    return _fmri_quality.change(_matrix(rec))
 
 
 def tsnr(rec: Recording) -> Recording:

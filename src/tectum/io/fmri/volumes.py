@@ -20,7 +20,7 @@ from tectum.core.session import Session
 
 from ..events import span
 from ..files import reading
-from .bids import companions, entities, kept, only, sidecar
+from .bids import companions, entities, find, kept, only, sidecar
 from .images import LIMIT, Header, Stored, open_image, resolve_tr
 from .masks import Nan, mask_of, masked_values, volume_of, voxel_table, without_nan
 
@@ -379,3 +379,74 @@ def read_fmriprep(
         parts["events"] = made
         parts["bold"] = bold.with_(intervals={**bold.intervals, "events": made})
     return Session(items_=parts, subject=bold.subject, session=bold.session, meta={"format": "fmriprep"})
+
+
+def is_derivative(path: Path) -> bool:
+    """Tell whether a folder is a BIDS data set or derivative, or a part of one, with preprocessed images.
+
+    Examples
+    --------
+    >>> is_derivative(Path("nowhere"))
+    False
+    """
+    if not path.is_dir():
+        return False
+    named = (
+        (path / "dataset_description.json").is_file() or path.name.startswith(("sub-", "ses-")) or path.name == "func"
+    )
+    return named and bool(_preprocessed(path, {}))
+
+
+def _preprocessed(root: Path, filters: dict[str, Any]) -> list[Path]:
+    """Return the preprocessed images of a tree, without those of single echoes."""
+    found = [p for end in (".nii.gz", ".nii") for p in find(root, extension=end, **{"desc": "preproc", **filters})]
+    return sorted(p for p in found if "echo" not in entities(p))
+
+
+def read_derivative(
+    root: str | Path,
+    *,
+    mask: Any = "auto",
+    atlas: Any = None,
+    strategy: Any = "simple",
+    lazy: bool = True,
+    **filters: Any,
+) -> Session | list[Session]:
+    """Read the runs of a derivative of fMRIPrep, found by their names; voxels stay on disk until they are used.
+
+    Parameters
+    ----------
+    root : path
+        Top of the derivative, or the folder of a subject or session in it.
+    mask, atlas, strategy
+        As for :func:`read_fmriprep`.
+    lazy : bool, default True
+        Leave the voxels of masks on disk; NaN are then not searched for.
+    **filters : str
+        Entities: ``subject="01"``, ``task="rest"``, ``run="1"``, ``space="MNI152NLin2009cAsym"``, ``desc="preproc"``.
+
+    Returns
+    -------
+    Session or list of Session
+        One run, or one session a run in the order of their names.
+
+    Raises
+    ------
+    LoadError
+        If nothing fits, or a run lacks its confounds.
+    InputError
+        If a run is there in several spaces or resolutions, listing them.
+    """
+    root = Path(root)
+    found = _preprocessed(root, filters)
+    if not found:
+        got = f"none with {filters}" if filters else "none"
+        raise LoadError(explain(str(root), expected="images *_desc-preproc_bold.nii.gz", got=got))
+    runs: dict[tuple[Any, ...], list[Path]] = {}
+    for path in found:
+        own = {k: v for k, v in entities(path).items() if k not in ("space", "res", "den", "cohort")}
+        runs.setdefault((path.parent, *sorted(own.items())), []).append(path)
+    paths = [only(versions, f"{root}: versions of a run", "name space= or res=") for versions in runs.values()]
+    options: dict[str, Any] = {} if atlas is not None else {"lazy": lazy}
+    made = [read_fmriprep(path, mask=mask, atlas=atlas, strategy=strategy, **options) for path in paths]
+    return made[0] if len(made) == 1 else made
