@@ -39,6 +39,10 @@ def _hdf5(path: Path, test: Callable[[Any], bool]) -> bool:
 
 
 def _is_nwb(path: Path) -> bool:
+    from .zarr_tree import is_tree
+
+    if path.is_dir():
+        return is_tree(path, attribute="nwb_version")
     return _hdf5(path, lambda f: "nwb_version" in f.attrs or "nwb_version" in f)
 
 

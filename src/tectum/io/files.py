@@ -121,6 +121,45 @@ class NpySource:
         return mapped
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """A lazy array whose entries along one axis are multiplied by factors of their own (NWB's channel conversion).
+
+    Parameters
+    ----------
+    source : array-like
+        What is read.
+    factors : array of float, shape (n,)
+        One for each entry of the axis.
+    axis : int, default 1
+        Which axis.
+    """
+
+    source: Any
+    factors: np.ndarray
+    axis: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size of each axis."""
+        return tuple(self.source.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the numbers when read."""
+        return np.result_type(self.source.dtype, self.factors.dtype)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Read a part; every axis is indexed by a slice."""
+        found = self.source[index]
+        parts = index if isinstance(index, tuple) else (index,)
+        part = parts[self.axis] if len(parts) > self.axis else slice(None)
+        shape = [1] * found.ndim
+        shape[self.axis] = -1
+        made: np.ndarray = found * self.factors[part].reshape(shape)
+        return made
+
+
 def _select(array: Any, rows: np.ndarray | None, index: Any) -> np.ndarray:
     """Apply outer indexing to an array of which only some rows are seen."""
     if rows is None:

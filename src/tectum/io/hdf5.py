@@ -1,4 +1,7 @@
-"""Parts of HDF5 files that stay on disk, and tables in them; no file stays open."""
+"""Parts of HDF5 files that stay on disk, and tables in them; no file stays open.
+
+What reads groups, tables and attributes takes the nodes of a Zarr tree (:mod:`tectum.io.zarr_tree`) too.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +18,8 @@ import numpy as np
 from tectum.core.errors import LoadError, explain
 
 from .files import MOST_SHRUNK, _select, reading
+from .zarr_arrays import ZarrSource
+from .zarr_tree import Dataset, Group
 
 HEAP = b"GCOL\x01\x00\x00\x00"
 SCANNED = 1 << 27  # bytes at either end of a file that are searched for damaged heaps
@@ -36,10 +41,6 @@ class H5Source:
         Shape and type when the file was first opened.
     rows : array of int, optional
         Positions kept along the first axis, increasing.
-    factors : array, optional
-        Multiplies the numbers along the axis ``factor_axis`` (NWB's channel conversion).
-    factor_axis : int
-        See above.
     """
 
     path: Path
@@ -47,8 +48,6 @@ class H5Source:
     stored: tuple[int, ...]
     dtype: np.dtype
     rows: np.ndarray | None = None
-    factors: np.ndarray | None = None
-    factor_axis: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,15 +60,7 @@ class H5Source:
             dataset = file[self.name]
             if dataset.shape != self.stored:
                 raise LoadError(explain(f"{self.path}:{self.name}", expected=f"{self.stored}", got=f"{dataset.shape}"))
-            found = np.asarray(_select(dataset, self.rows, index))
-        if self.factors is None:
-            return found
-        parts = index if isinstance(index, tuple) else (index,)
-        part = parts[self.factor_axis] if len(parts) > self.factor_axis else slice(None)
-        shape = [1] * found.ndim
-        shape[self.factor_axis] = -1
-        scaled: np.ndarray = found * self.factors[part].reshape(shape)
-        return scaled
+            return np.asarray(_select(dataset, self.rows, index))
 
 
 @contextmanager
@@ -127,12 +118,14 @@ def _walk_heap(stream: BinaryIO, size: int, place: int) -> None:
         at += step
 
 
-def source(path: Path, dataset: Any, **options: Any) -> H5Source:
+def source(path: Path, dataset: Any, *, rows: np.ndarray | None = None) -> H5Source | ZarrSource:
     """Return a lazy array over a dataset of numbers after checking that it can be in the file."""
     name = str(dataset.name)
+    if isinstance(dataset, Dataset):
+        return replace(dataset.source(), rows=rows)
     if dataset.dtype.kind not in "biuf":
         raise LoadError(explain(f"{path}:{name}", expected="an array of numbers", got=f"dtype {dataset.dtype}"))
-    return H5Source(Path(path), name, tuple(dataset.shape), dataset.dtype, **options)
+    return H5Source(Path(path), name, tuple(dataset.shape), dataset.dtype, rows)
 
 
 def whole(dataset: Any, *, limit: int = EAGER) -> np.ndarray:
@@ -143,6 +136,8 @@ def whole(dataset: Any, *, limit: int = EAGER) -> np.ndarray:
     LoadError
         If the dataset claims more numbers than the file can hold, or more than ``limit`` bytes.
     """
+    if isinstance(dataset, Dataset):
+        return dataset.whole(limit)
     claimed = math.prod(dataset.shape) * max(dataset.dtype.itemsize, 1)
     size = dataset.file.id.get_filesize()
     if claimed > min(limit, MOST_SHRUNK * size):
@@ -184,6 +179,8 @@ def inside(group: Any, name: str) -> Any:
     LoadError
         If the member is a link that leaves the folder.
     """
+    if isinstance(group, Group):
+        return group.get(name)
     import h5py
 
     link = group.get(name, getlink=True)
@@ -202,11 +199,10 @@ def walk(group: Any, visit: Callable[[str, Any], bool], *, depth: int = 8) -> No
     import h5py
 
     for name in group:
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
+        if isinstance(group, h5py.Group) and not isinstance(group.get(name, getlink=True), h5py.HardLink):
             continue
         node = group.get(name)
-        if isinstance(node, h5py.Group) and visit(node.name.strip("/"), node) and depth > 0:
+        if isinstance(node, (h5py.Group, Group)) and visit(node.name.strip("/"), node) and depth > 0:
             walk(node, visit, depth=depth - 1)
 
 
@@ -249,6 +245,8 @@ def _column(node: Any) -> np.ndarray | None:
     """Return one value a row as numbers or text, None for what is neither."""
     import h5py
 
+    if isinstance(node, Dataset):
+        return node.whole(EAGER) if node.dtype.kind in "biufTU" else None
     if h5py.check_ref_dtype(node.dtype) is h5py.Reference:
         return np.asarray([_name_of(node.file, ref) for ref in node[()]], dtype=str)
     if h5py.check_string_dtype(node.dtype) or node.dtype.kind in "biuf":

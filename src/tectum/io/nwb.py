@@ -1,7 +1,7 @@
-"""NWB 2.x files (HDF5): units, traces, behaviour, fields and tables of intervals on one clock.
+"""NWB 2.x files (HDF5, or a folder of Zarr): units, traces, behaviour, fields and tables of intervals on one clock.
 
-Read with h5py alone. Opening reads metadata, tables, spike times and the timestamps of irregular series; the numbers
-of every series stay on disk until they are used.
+Read with h5py (and zarr) alone. Opening reads metadata, tables, spike times and the timestamps of irregular series;
+the numbers of every series stay on disk until they are used.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tectum.core.recording import Recording
 from tectum.core.session import Session
 from tectum.core.spikes import Spikes
 
+from . import zarr_tree
 from .events import Fix, check_fix, make_spikes
 from .hdf5 import attribute, csr_ends, inside, opened, ragged, table, text, walk, whole
 from .nwb_series import OURS, Options, is_series, read_series
@@ -52,7 +53,8 @@ def read_nwb(
     Parameters
     ----------
     path : path
-        The file.
+        The file, or the folder that hdmf-zarr writes. Of the latter, columns of references are left out (they are
+        pickled), and links to other stores are not followed.
     names : sequence of str, optional
         Parts to read; default all.
     axis : {0, 1}, optional
@@ -85,9 +87,11 @@ def read_nwb(
     if axis not in (None, 0, 1):
         raise InputError(explain("read_nwb(axis)", expected="None, 0 or 1", got=repr(axis)))
     path = Path(path)
-    with opened(path, "an NWB file", check=True) as file:
+    is_store = path.is_dir() and zarr_tree.is_tree(path)
+    with zarr_tree.opened(path, "an NWB file") if is_store else opened(path, "an NWB file", check=True) as file:
         if "nwb_version" not in file.attrs and "nwb_version" not in file:
-            raise LoadError(explain(str(path), expected="an NWB file", got="an HDF5 file without nwb_version"))
+            kind = "a Zarr store" if is_store else "an HDF5 file"
+            raise LoadError(explain(str(path), expected="an NWB file", got=f"{kind} without nwb_version"))
         meta = _meta(file)
         wanted = None if names is None else set(names)
         called = meta.get("session_id") or meta.get("identifier", "")

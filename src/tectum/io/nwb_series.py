@@ -19,7 +19,7 @@ from tectum.core.recording import Recording
 from tectum.core.units import UNITS
 
 from .events import Fix, frame_times, span, support_without_gaps
-from .files import AmbiguousAxisError
+from .files import AmbiguousAxisError, Scaled
 from .hdf5 import attribute, inside, source, table, text, whole
 
 #: Words for units in NWB files -> ours.
@@ -239,17 +239,17 @@ def _lazy(node: Any, data: Any, order: tuple[int, ...] | None, options: Options,
     scale, offset = float(attribute(data, "conversion", 1.0)) / unit, float(attribute(data, "offset", 0.0) or 0.0)
     if not (np.isfinite(scale) and np.isfinite(offset) and scale != 0):
         raise LoadError(explain(str(data.name), expected="a finite conversion", got=f"{scale} and offset {offset}"))
-    extra: dict[str, Any] = {}
+    stored: Any = source(options.path, data)
     channel = inside(node, "channel_conversion")
     if channel is not None:
         axis = int(attribute(channel, "axis", 1))
         if not 0 <= axis < len(data.shape) or channel.shape != (data.shape[axis],):
             got = f"{channel.shape} on axis {axis}"
             raise LoadError(explain(f"{channel.name}", expected="a factor for each channel", got=got))
-        extra = {"factors": whole(channel).astype(np.float64), "factor_axis": axis}
-    exact = data.dtype.kind in "biu" and (scale, offset) == (1.0, 0.0) and not extra
+        stored = Scaled(stored, whole(channel).astype(np.float64), axis)
+    exact = data.dtype.kind in "biu" and (scale, offset) == (1.0, 0.0) and channel is None
     dtype = _integer(data.dtype) if exact else options.dtype
-    return LazyArray(source(options.path, data, **extra), order=order, scale=scale, offset=offset, dtype=dtype)
+    return LazyArray(stored, order=order, scale=scale, offset=offset, dtype=dtype)
 
 
 def _integer(dtype: np.dtype) -> torch.dtype:

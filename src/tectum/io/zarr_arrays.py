@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ from .files import _select, member, reading
 CODECS = {
     "blosc", "zstd", "zlib", "gzip", "lz4", "lzma", "bz2", "delta", "fixedscaleoffset", "shuffle", "quantize",
     "bitround", "packbits", "astype", "vlen-utf8", "bytes", "transpose", "sharding_indexed", "crc32", "crc32c",
-    "adler32", "fletcher32",
+    "adler32", "fletcher32", "vlen-bytes",
 }  # fmt: skip
+#: Filters of Zarr 2 that make texts out of bytes.
+TEXTS = ("vlen-utf8", "vlen-bytes")
 _MOST_CHUNKS = 1 << 22
 
 
@@ -101,15 +105,102 @@ def open_zarr(path: Path, key: str | None = None, *, kinds: str = "biuf") -> Zar
         header = _header(folder)
         if header is None:
             raise InputError(explain("key", expected=f"one of {arrays(path)[:12]}", got=repr(key)))
+        _no_links(folder)
         found = _opened(folder)
         dtype = np.dtype(found.dtype)
-        if dtype.kind not in kinds or dtype.hasobject:
+        if dtype.kind not in kinds or (dtype.hasobject and dtype.kind != "T"):
             raise LoadError(explain(str(folder), expected="an array of numbers", got=f"dtype {dtype}"))
         chunks = math.prod(-(-n // max(1, c)) for n, c in zip(found.shape, found.chunks, strict=True))
         if chunks > _MOST_CHUNKS or math.prod(found.chunks) * dtype.itemsize > 1 << 31:
             got = f"{chunks} chunks of {found.chunks}"
             raise LoadError(explain(str(folder), expected="at most 4 million chunks below 2 GiB", got=got))
         return ZarrSource(folder, tuple(int(n) for n in found.shape), dtype, _dims(folder, header, len(found.shape)))
+
+
+@dataclass(frozen=True)
+class ZarrText:
+    """Texts of one axis in an array of Zarr 2, decoded here: the zarr package refuses some that hdmf-zarr writes.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the array.
+    shape : tuple of int
+        Number of texts.
+    chunk : int
+        Texts in a file.
+    compressor : dict or None
+        Configuration of the compressor, one of :data:`CODECS`.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    chunk: int
+    compressor: dict[str, Any] | None
+    dtype: np.dtype = np.dtype(str)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Read the texts and give a part of them."""
+        with reading(self.path, "an array of text"):
+            texts = [text for k in range(-(-self.shape[0] // self.chunk)) for text in self._chunk(k)]
+            found: np.ndarray = np.asarray(texts[: self.shape[0]], dtype=str)[index]
+            return found
+
+    def _chunk(self, k: int) -> list[str]:
+        file = member(self.path, str(k))
+        if not file.is_file():
+            return [""] * self.chunk
+        data = file.read_bytes()
+        if self.compressor is not None:
+            from numcodecs import get_codec
+
+            data = bytes(get_codec(self.compressor).decode(data))
+        return _texts(data, self.chunk)
+
+
+def open_texts(folder: Path) -> ZarrText:
+    """Return the texts of an array of Zarr 2 after checking its header.
+
+    Raises
+    ------
+    LoadError
+        If it has several axes, more than 4 million texts, or asks for a codec that is not known to be harmless.
+    """
+    with reading(folder, "an array of text"):
+        header = _header(folder) or {}
+        _harmless(header, folder)
+        shape, chunks = tuple(header["shape"]), tuple(header["chunks"])
+        sizes = [*shape, *chunks]
+        if len(shape) != 1 or len(chunks) != 1 or not all(isinstance(n, int) and 0 <= n <= _MOST_CHUNKS for n in sizes):
+            raise ValueError(f"shape {shape} in chunks of {chunks}")
+        return ZarrText(folder, shape, max(1, chunks[0]), header.get("compressor"))
+
+
+def _texts(data: bytes, n: int) -> list[str]:
+    """Take lengths and bytes of ``n`` texts apart."""
+    (count,) = struct.unpack_from("<I", data)
+    at, found = 4, []
+    for _ in range(min(count, n)):
+        (length,) = struct.unpack_from("<I", data, at)
+        if at + 4 + length > len(data):
+            raise ValueError(f"a text of {length} bytes at byte {at} of {len(data)}")
+        found.append(data[at + 4 : at + 4 + length].decode("utf-8"))
+        at += 4 + length
+    if count > n:
+        raise ValueError(f"{count} texts in a chunk of {n}")
+    return found
+
+
+def _no_links(folder: Path) -> None:
+    """Refuse an array of which a part lies behind a symbolic link that leaves its folder."""
+    rooms = [str(folder)]
+    while rooms:
+        with os.scandir(rooms.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    member(folder, os.path.relpath(entry.path, folder))
+                elif entry.is_dir():
+                    rooms.append(entry.path)
 
 
 def _opened(folder: Path) -> Any:
