@@ -79,6 +79,21 @@ def test_spikes_alone(tmp_path: Path) -> None:
     assert any("assume" in str(step) for step in found["spikes"].history)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_metrics_alone_keep_the_spikes_once_more(version: str, tmp_path: Path) -> None:
+    times = [np.array([0.5, 1.0]), np.zeros(0), np.array([0.25])]
+    metrics = {"cell_metrics": {"UID": np.array([3.0, 5.0, 8.0]), "spikes": {"times": times}}}
+    file = tmp_path / "rat.cell_metrics.cellinfo.mat"
+    writer.write(file, metrics, version)
+    for path in (file, tmp_path):
+        spikes = tectum.read(path)["spikes"]
+        assert [train.tolist() for train in spikes.trains()] == [train.tolist() for train in times]
+        assert spikes.units["id"].tolist() == [3, 5, 8]
+    writer.write(file, {"cell_metrics": {"UID": np.array([3.0])}}, version)
+    with pytest.raises(LoadError, match=r"cell_metrics.cellinfo.mat: spikes.times: expected a cell array .*NoneType"):
+        tectum.read(file)
+
+
 def test_several_recordings(tmp_path: Path) -> None:
     write(tmp_path)
     write(tmp_path, base="rat2")

@@ -26,8 +26,8 @@ _LEFT = {"times", "numcells", "total", "sr", "spindices", "ts", "ids", "sessionN
 def is_cellexplorer(path: Path) -> bool:
     """Tell whether a path is, or a folder holds, one file of spikes in CellExplorer's naming."""
     if path.is_dir():
-        return any(path.glob(f"*{_SPIKES}"))
-    return path.is_file() and path.name.lower().endswith(_SPIKES)
+        return any(any(path.glob(f"*{suffix}")) for suffix in (_SPIKES, _METRICS))
+    return path.is_file() and path.name.lower().endswith((_SPIKES, _METRICS))
 
 
 def read_cellexplorer(
@@ -38,7 +38,8 @@ def read_cellexplorer(
     Parameters
     ----------
     path : path
-        The folder, or ``<basename>.spikes.cellinfo.mat`` itself.
+        The folder, or ``<basename>.spikes.cellinfo.mat`` itself; without it, ``<basename>.cell_metrics.cellinfo.mat``,
+        in which CellExplorer keeps the spike times once more.
     basename : str, optional
         Name of the recording, where the folder holds several.
     fix : {None, "sort", "drop"}
@@ -62,8 +63,8 @@ def read_cellexplorer(
     root = Path(path)
     with reading(root, "a CellExplorer session"):
         folder, base = _found(root, basename)
-        file = member(folder, base + _SPIKES)
-        fields = _struct(file, "spikes")
+        metrics = _optional(folder, base + _METRICS, "cell_metrics")
+        file, fields = _spikes(folder, base, metrics)
         times = fields.get("times", fields.get("ts"))
         if not isinstance(times, list):
             raise LoadError(
@@ -76,7 +77,7 @@ def read_cellexplorer(
             "subject": subject or str(_path(about, "animal", "name", default="")),
             "session": session or str(_path(about, "general", "name", default=base)),
         }
-        table = _table(fields, len(trains)) | _table(_optional(folder, base + _METRICS, "cell_metrics"), len(trains))
+        table = _table(fields, len(trains)) | _table(metrics, len(trains))
         table.setdefault("id", np.arange(1, len(trains) + 1))
         step = {"step": "read", "format": "cellexplorer", "file": file.name, "units": len(trains)}
         spikes = make_spikes(
@@ -95,13 +96,23 @@ def read_cellexplorer(
     return Session(items_=parts, meta={"format": "cellexplorer"}, **who)
 
 
+def _spikes(folder: Path, base: str, metrics: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Return the file that has the spike times, and the struct with them."""
+    file = member(folder, base + _SPIKES)
+    if file.is_file():
+        return file, _struct(file, "spikes")
+    inner = metrics.get("spikes")
+    return member(folder, base + _METRICS), inner if isinstance(inner, dict) else {}
+
+
 def _found(root: Path, basename: str | None) -> tuple[Path, str]:
     """Return the folder and the base name."""
     if root.is_file():
-        if not root.name.lower().endswith(_SPIKES):
+        suffix = next((s for s in (_SPIKES, _METRICS) if root.name.lower().endswith(s)), None)
+        if suffix is None:
             raise LoadError(explain(str(root), expected=f"a file *{_SPIKES}", got=root.name))
-        return root.parent, root.name[: -len(_SPIKES)]
-    bases = sorted(p.name[: -len(_SPIKES)] for p in root.glob(f"*{_SPIKES}"))
+        return root.parent, root.name[: -len(suffix)]
+    bases = sorted({p.name[: -len(suffix)] for suffix in (_SPIKES, _METRICS) for p in root.glob(f"*{suffix}")})
     if basename is None and len(bases) > 1:
         raise InputError(explain(str(root), expected="one recording", got=", ".join(bases), fix="pass basename="))
     base = basename or next(iter(bases), "")
