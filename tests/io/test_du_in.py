@@ -14,7 +14,7 @@ import torch
 
 import tectum
 from tectum.core.errors import InputError, LoadError
-from tectum.io.eeg.du_in import read_du_in
+from tectum.io.eeg.du_in import read_du_in, read_pickle
 from tectum.io.eeg.units import AmplitudeError
 from tectum.io.files import UnsafePickleError
 
@@ -94,6 +94,22 @@ def test_windows_for_pretraining_stay_on_disk(subject: Path) -> None:
     assert rec.isel(trial=slice(0, 0)).values.shape == (0, 3, 800)
 
 
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_old_and_new_protocols(tmp_path: Path, protocol: int) -> None:
+    module = types.ModuleType("utils")
+    kind: Any = type("DotDict", (dict,), {"__module__": "utils"})
+    module.DotDict = kind  # type: ignore[attr-defined]
+    sys.modules["utils"] = module
+    try:
+        data = pickle.dumps(kind(a=np.arange(3.0), b=kind(c="x"), device=torch.device("cpu")), protocol)
+    finally:
+        del sys.modules["utils"]
+    (tmp_path / "data").write_bytes(data)
+    found = read_pickle(tmp_path / "data")
+    assert found["a"].tolist() == [0.0, 1.0, 2.0]
+    assert (found["b"], found["device"]) == ({"c": "x"}, "cpu")
+
+
 class Harm:
     def __reduce__(self) -> Any:
         return (print, ("harm",))
@@ -136,6 +152,7 @@ def test_wrong_files_are_named(subject: Path, how: str, error: type[Exception], 
     with pytest.raises(error, match=says) as caught:
         read_du_in(subject)
     assert str(subject) in str(caught.value)
+    assert isinstance(caught.value, pickle.UnpicklingError) == (how == "class")
 
 
 def test_wrong_arguments(subject: Path) -> None:

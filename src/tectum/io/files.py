@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class AmbiguousAxisError(AxisError, LoadError):
     """Nothing in the file tells which axis is which."""
 
 
-class UnsafePickleError(LoadError):
+class UnsafePickleError(LoadError, pickle.UnpicklingError):
     """A pickle asks for a class or function that is not on the list of harmless ones."""
 
 

@@ -37,11 +37,29 @@ class _Mapping(dict[Any, Any]):
         self.update(state if isinstance(state, dict) else {})
 
 
+def _made(kind: Any, base: Any, state: Any) -> Any:
+    """Make what old protocols make of a class derived from a plain container."""
+    return kind(state or ())
+
+
+def _device(*parts: Any) -> str:
+    return ":".join(map(str, parts))
+
+
+#: Besides the harmless names: what old protocols need for the mapping, and settings that name devices and number types.
+_MORE: dict[tuple[str, str], Any] = {
+    ("copy_reg", "_reconstructor"): _made, ("copyreg", "_reconstructor"): _made, ("__builtin__", "dict"): dict,
+    ("builtins", "dict"): dict, ("torch", "device"): _device,
+    **{("torch", name): name for name in ("float16", "bfloat16", "float32", "float64")},
+}  # fmt: skip
+
+
 class _Unpickler(_Restricted):
     """The restricted unpickler, which also knows the project's mapping."""
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        return _Mapping if name == "DotDict" else super().find_class(module, name)
+        found: Callable[..., Any] | None = _Mapping if name == "DotDict" else _MORE.get((module, name))
+        return super().find_class(module, name) if found is None else found
 
 
 @dataclass(frozen=True)
@@ -143,8 +161,14 @@ def _subject(folder: Path) -> str:
     return parts[task - 1] if task else ""
 
 
-def _load(path: Path) -> Any:
-    """Rebuild a pickle of plain containers and arrays."""
+def read_pickle(path: Path) -> Any:
+    """Rebuild arrays and plain containers from a pickle of the project.
+
+    Raises
+    ------
+    UnsafePickleError
+        If it names any other class; nothing of it has run then.
+    """
     with reading(path, "a pickle of arrays and plain containers"):
         data = path.read_bytes()
         _check_memo(data)
@@ -156,7 +180,7 @@ def _load(path: Path) -> Any:
 
 def _names(folder: Path) -> list[str]:
     """Return the names of the channels."""
-    info = _load(folder / "info")
+    info = read_pickle(folder / "info")
     names = info.get("ch_names") if isinstance(info, dict) else None
     if not isinstance(names, (list, tuple, np.ndarray)) or not len(names) or not all(isinstance(n, str) for n in names):
         raise LoadError(explain(str(folder / "info"), expected="a mapping with 'ch_names'", got=type(info).__name__))
@@ -191,7 +215,7 @@ def _words(folders: Sequence[Path], part: str, t0: float | None, about: dict[str
 
 def _epochs(path: Path, part: str, n_channels: int, n_times: int | None) -> Iterator[tuple[str, np.ndarray]]:
     """Yield word and epoch of every record; all have one shape."""
-    records = _load(path)
+    records = read_pickle(path)
     if not isinstance(records, (list, tuple)) or not len(records):
         raise LoadError(explain(str(path), expected="a list of records", got=type(records).__name__))
     for k, record in enumerate(records):

@@ -21,11 +21,11 @@ from ...core.contract import Contract
 from ...core.errors import InputError, LoadError, explain
 from ...core.recording import Recording
 from ...io.detect import natural
+from ...io.eeg.du_in import read_pickle
 from ...nn.attention import sinusoid
 from ...nn.subject import split_subjects
 from . import data
 from .modules import VQVAE, MaskedModel, Sizes
-from .published import read_pickle
 from .result import DuINResult
 
 WHERE = "DuIN.from_published"
