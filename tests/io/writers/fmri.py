@@ -188,8 +188,12 @@ def write_derivative(
     seed: int = 0,
     dummy: int = 1,
     sidecar: bool = True,
+    stays: bool = False,
 ) -> Run:
-    """Write one run of a derivative: four networks as blobs with artefacts and noise, and all files beside it."""
+    """Write one run of a derivative: four networks as blobs with artefacts and noise, and all files beside it.
+
+    The head moves at two volumes, and comes back at the next one unless it ``stays``.
+    """
     rng = np.random.default_rng(seed)
     folder = root / f"sub-{subject}" / "func"
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +210,8 @@ def write_derivative(
     mask[2:14, 2:16, 2:12] = True
     motion = rng.standard_normal((n, 6)).cumsum(0) * np.r_[0.02, 0.02, 0.02, 4e-4, 4e-4, 4e-4]
     spikes = tuple(k for k in (30, 75) if k < n)
-    motion[list(spikes)] += np.r_[1.2, 0, 0, 0, 0, 0]
+    for k in spikes:
+        motion[k : None if stays else k + 1] += np.r_[1.2, 0, 0, 0, 0, 0]
     drift = 8 * np.cos(np.pi / n * (np.arange(n) + 0.5))[:, None]
     step = np.diff(motion, axis=0, prepend=motion[:1])
     terms = np.concatenate([motion, step, motion**2, step**2], 1)
