@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from scipy.optimize import minimize_scalar
+from scipy.stats import nbinom, poisson
 from torch import Tensor
 
 import tectum
@@ -18,10 +20,13 @@ from tectum.core.random import spawn
 from tectum.datasets import simulate
 from tectum.evaluate import matched_accuracy
 from tectum.models.hmm_glm import fitting, gradient, kernels, one_hot, stages
+from tectum.models.hmm_glm.baselines import best_size, own_past
 from tectum.models.hmm_glm.basis import design_tensor, exponential_filter
 from tectum.models.hmm_glm.emission import log_emission
 from tectum.models.hmm_glm.figures import _order
+from tectum.models.hmm_glm.inputs import gather
 from tectum.models.hmm_glm.timelines import expected_rates
+from tectum.models.hmm_glm.together import share_transition
 from tectum.plot.style import PALETTE
 from tectum.stats import hmm
 
@@ -385,6 +390,85 @@ def test_units_are_scored_alone_given_the_past(sim: Any) -> None:
         torch.testing.assert_close(found[k].double(), wanted, rtol=1e-4, atol=1e-2)
     with pytest.raises(InputError, match=r"log_prob\(by\): expected 'session' or 'unit', got 'bin'"):
         model.log_prob(data, by="bin")
+
+
+def test_baselines_are_what_they_say() -> None:
+    g = np.random.default_rng(100)
+    size, mean = np.array([0.8, 3.0]), np.array([2.0, 4.0])
+    train, test = (rec(torch.from_numpy(nbinom.rvs(size, size / (size + mean), size=(3000, 2), random_state=g))).with_(
+        mask=torch.rand(3000, 2, generator=torch.Generator().manual_seed(k)) > 0.1) for k in range(2))  # fmt: skip
+    model = HMMGLM(n_states=1, n_lags=0, starts=1, device="cpu").fit(train)
+    found = model.baselines(test, train=train)
+    assert found["model"] == pytest.approx(found["constant Poisson"], abs=1e-4)
+    seen = test.valid().numpy()
+    x, rate = test.values.numpy(), model.result_.rate.double().numpy()
+    assert found["constant Poisson"] == pytest.approx(poisson.logpmf(x, rate)[seen].mean(), rel=1e-4)
+    exact = nbinom.logpmf(x, size, size / (size + mean))[seen].mean()
+    assert found["constant NB"] == pytest.approx(exact, abs=0.01)
+    assert found["own past NB"] < found["constant NB"]  # these counts have no memory
+    for_size = gather([train], bin=0.02, n_lags=0, covariates=(), device=torch.device("cpu"), dtype=torch.float64)
+    flat = torch.from_numpy(rate).expand(1, 3000, 2)
+    best = best_size(for_size, flat).numpy()
+    kept = train.valid().numpy()
+    for k in range(2):
+        y = train.values[:, k].numpy()[kept[:, k]]
+        done = minimize_scalar(lambda s, y=y, k=k: -nbinom.logpmf(y, np.exp(s), 1 / (1 + rate[k] / np.exp(s))).sum(),
+                               bounds=(-3, 4), method="bounded")  # fmt: skip
+        assert best[k] == pytest.approx(np.exp(done.x), rel=0.01)
+    slow = torch.sin(torch.arange(3000) / 60.0).exp().unsqueeze(1).expand(-1, 2)
+    drifting = rec(torch.poisson(2 * slow, generator=torch.Generator().manual_seed(0)))
+    again = HMMGLM(n_states=1, n_lags=0, starts=1, device="cpu").fit(drifting)
+    scores = again.baselines(drifting, train=drifting)
+    assert scores["own past NB"] > scores["constant NB"] + 0.1 > scores["constant Poisson"] + 0.1
+
+
+def test_own_past_is_the_recursion_of_a_leaky_average() -> None:
+    counts = torch.poisson(torch.full((1, 60, 2), 1.5), generator=torch.Generator().manual_seed(0)).double()
+    found = gather([rec(counts[0])], bin=0.02, n_lags=0, covariates=(), device=torch.device("cpu"), dtype=torch.float64)
+    rate, tau = torch.tensor([1.2, 1.8]).double(), 4.0
+    got, level = own_past(found, rate, tau), rate.clone()
+    for t in range(60):
+        torch.testing.assert_close(got[0, t], level, atol=2e-3, rtol=0)
+        level = (1 - 1 / tau) * level + counts[0, t] / tau
+
+
+def test_sessions_of_different_units_share_their_transitions() -> None:
+    g = torch.Generator().manual_seed(101)
+    moves = torch.tensor([[0.97, 0.03], [0.12, 0.88]])
+    sessions, truth = [], []
+    for n_units, n_time in ((5, 1500), (7, 500)):
+        state = torch.zeros(n_time, dtype=torch.int64)
+        for t in range(1, n_time):
+            state[t] = int(torch.rand((), generator=g) >= moves[state[t - 1], 0])
+        rates = torch.where(torch.rand(2, n_units, generator=g) > 0.5, 1.2, 0.2)
+        rates[1, :2], rates[0, :2] = 1.5, 0.1
+        sessions.append(rec(torch.poisson(rates[state], generator=g)))
+        truth.append(state)
+    models = [HMMGLM(n_states=2, n_lags=0, prior="none", starts=4, device="cpu").fit(s) for s in sessions]
+    before = [m.result_.transition.clone() for m in models]
+    made = share_transition(models, sessions)
+    shared = made[0].result_.transition
+    assert torch.equal(shared, made[1].result_.transition)
+    assert not torch.equal(before[0], before[1])
+    counts = [sum_of_moves(m, s) for m, s in zip(made, sessions, strict=True)]
+    wanted = (sum(counts) + 1) / (sum(counts) + 1).sum(1, keepdim=True)
+    torch.testing.assert_close(shared.double(), wanted, atol=2e-4, rtol=0)
+    torch.testing.assert_close(shared, moves, atol=0.05, rtol=0)
+    for model, session, state in zip(made, sessions, truth, strict=True):
+        assert (model.result_.states[0] == state).double().mean() > 0.95  # one name for a state in both sessions
+        torch.testing.assert_close(model.log_prob(session), model.result_.log_likelihood)
+    assert all(torch.equal(m.result_.transition, b) for m, b in zip(models, before, strict=True))
+    with pytest.raises(InputError, match="share_transition: expected one item a model"):
+        share_transition(models, sessions[:1])
+
+
+def sum_of_moves(model: HMMGLM, session: Recording) -> Tensor:
+    """Expected transitions, from the verbs alone."""
+    result, spikes = model.result_, session.values.double()
+    rate = torch.nn.functional.softplus(result.bias.double())
+    emission = torch.distributions.Poisson(rate).log_prob(spikes.unsqueeze(1)).sum(-1)
+    uniform = torch.full((2,), 0.5, dtype=torch.float64).log()
+    return hmm.smooth(uniform, result.transition.double().log(), emission).transitions
 
 
 def test_a_mask_of_bins_is_a_mask_of_all_their_counts(sim: Any) -> None:

@@ -20,6 +20,7 @@ from ...core.random import generator, resolve_seed, spawn
 from ...core.recording import Recording
 from ...core.result import hash_tensors
 from ...stats import hmm
+from .baselines import baseline_scores
 from .basis import Weights, design_tensor, join_weights
 from .describe import (
     bits_per_spike,
@@ -296,6 +297,29 @@ class HMMGLM(Estimator[HMMGLMResult]):
         found, problem, starts = self._known(data)
         total = self._forward(problem, starts, self._family(found)).log_likelihood.sum()
         return bits_per_spike(total, found, self.result_.rate.to(total))
+
+    @_apart
+    def baselines(self, data: Any, *, train: Any) -> dict[str, float]:
+        """Compare the model with simpler ones on the same data, in nats a bin and unit.
+
+        Parameters
+        ----------
+        data : as for ``fit``, of the same units and bins
+            What is scored; best, sequences the model has not seen.
+        train : as for ``fit``
+            What the simpler models are fitted to: the data of the fit.
+
+        Returns
+        -------
+        dict of str to float
+            ``"model"``; ``"constant Poisson"`` and ``"constant NB"`` (negative binomial); ``"own past NB"``: a causal
+            smoother of each unit's own counts.
+        """
+        found, problem, starts = self._known(data)
+        known, _, _ = self._known(train)
+        total = self._forward(problem, starts, self._family(found)).log_likelihood.sum()
+        scores = {"model": total / found.observed().sum(), **baseline_scores(known, found)}
+        return {name: float(score) for name, score in scores.items()}
 
     @_apart
     def sample(self, n_time: int, *, n_sequences: int = 1, random_state: int | None = 0) -> Draw:
