@@ -459,6 +459,9 @@ DU_IN = Row(
         "reconstruct": lambda model, x, y: model.reconstruct(x),
         "attention": lambda model, x, y: model.attention(x),
         "compare": lambda model, x, y: model.compare(x, y),
+        "stream_module": lambda model, x, y: {
+            k: v.to(model.result_.loss) for k, v in model.stream_module().state_dict().items()
+        },
     },
     rich={"baselines": ("power",), "select": 3, "select_epochs": 2},
     kinds=frozenset({"training", "confusion", "stages", "masked", "codebook", "codes", "code_by_label",

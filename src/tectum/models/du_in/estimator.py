@@ -484,7 +484,8 @@ class DuIN(Decoder):
         self._needs("classifier")
         result: Any = self.result_
         place = 0 if subject is None else result.subject_index(subject)
-        moved = result.to("cpu")
+        lean = replace(result, codebook_weights={}, masked_weights={}, baseline_weights={}, history={})
+        moved = lean.to("cpu")
         module = prepared(moved, "classifier", place, clamp=self.clamp, sigmoid=self.compat == "reference")
         return module.float().eval()
 
