@@ -25,6 +25,7 @@ PAGES = (
     "docs/howto/comparison.md",
     "docs/data/fmri.md",
     "docs/howto/bci.md",
+    "docs/methods/du_in.md",
 )
 SECONDS = 240  # far above what a page takes, because machines that test are busy
 MAKE = ("demo", "test", "check", "docs")
