@@ -123,7 +123,7 @@ class OnlineScore(Result):
     deadline : float or None
         Computing time that is late, in s.
     faults : mapping of str to int
-        Decisions with each flag.
+        Decisions with each flag but "refractory".
     """
 
     labels: tuple[str | int, ...]
@@ -342,7 +342,7 @@ def online_score(
     idle = Intervals.from_pairs([(float(when[0]), float(when[-1]))]).subtract(
         Intervals(start=start, stop=stop + tolerance)
     )
-    counted = Counter(flag for d in decisions for flag in d.flags)
+    counted = Counter(flag for d in decisions for flag in d.flags if flag != "refractory")
     return OnlineScore(
         coords={"label": {"name": [str(name) for name in known]}}, labels=known, rest=tuple(rest), when=when,
         proba=torch.tensor([d.proba for d in decisions], dtype=torch.float64), code=code, fired=begins,
