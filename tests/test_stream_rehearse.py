@@ -78,9 +78,10 @@ def test_windows_at_the_starts_of_events() -> None:
 @pytest.mark.slow
 def test_a_rule_chosen_on_sequences_holds_on_others() -> None:
     decoder = detector(bias=0.2)  # fires far too readily as it is
-    chosen = calibrate(decoder, [bursts(k) for k in (0, 1)], reject=("rest",), max_false=1.0, hop=0.04)
-    raw = rehearse(decoder, [bursts(k) for k in (2, 3)], hop=0.04, rest=("rest",))
-    held = rehearse(decoder, [bursts(k) for k in (2, 3)], hop=0.04, evidence=chosen.evidence)
+    chosen = calibrate(decoder, [bursts(k) for k in (0, 1)], reject=("rest",), max_false=1.0, hop=0.08)
+    others = [bursts(k) for k in (2, 3)]
+    raw = rehearse(decoder, others, hop=0.08, rest=("rest",))
+    held = rehearse(decoder, others, hop=0.08, evidence=chosen.evidence)
     assert raw.false_per_minute().estimate > 10
     assert held.false_per_minute().low <= 1.0  # the promise lies in the interval of sequences not seen
     assert held.false_per_minute().estimate <= 2.0
@@ -90,15 +91,14 @@ def test_a_rule_chosen_on_sequences_holds_on_others() -> None:
 
 
 def test_the_table_says_what_a_stream_of_each_rule_gives() -> None:
-    decoder, rec = detector(), bursts(5, seconds=40.0)
-    found = calibrate(
-        decoder, rec, thresholds=(0.7, 0.9), dwells=(1, 3), memories=(0.0, 0.6), reject=("rest",), hop=0.1
-    )
+    decoder, rec = detector(), bursts(5, seconds=30.0)
+    bare = rehearse(decoder, rec, hop=0.1, rest=("rest",))
+    options: dict[str, Any] = {"thresholds": (0.7, 0.9), "dwells": (1, 3), "memories": (0.6,)}
+    found = calibrate(decoder, rec, reject=("rest",), hop=0.1, **options)
     for row in found.rows:
-        extra = (row.evidence.dwell - 1) * 0.1
         again = rehearse(decoder, rec, evidence=row.evidence, hop=0.1)
         assert again.true_positive_rate().estimate == pytest.approx(row.right)
-        assert again.tolerance == pytest.approx(rehearse(decoder, rec, hop=0.1, rest=("rest",)).tolerance + extra)
+        assert again.tolerance == pytest.approx(bare.tolerance + (row.evidence.dwell - 1) * 0.1)
         assert again.time_to_decision == pytest.approx(row.delay, nan_ok=True)
     assert found.evidence in [row.evidence for row in found.rows]
 
@@ -112,9 +112,10 @@ def test_the_temperature_makes_windows_honest() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 5 * self.body(x)
 
-    plain, rec = detector(), bursts(6, seconds=60.0)
+    plain, rec = detector(), bursts(6, seconds=30.0)
     sure = Standin(Sure(plain.module), plain.contract_, plain.result_, plain.causal_)
     options: dict[str, Any] = {"thresholds": (0.8,), "dwells": (1,), "memories": (0.0,), "reject": ("rest",)}
+    options["max_false"] = 60.0
     one, five = (calibrate(d, rec, **options).evidence.temperature for d in (plain, sure))
     assert five == pytest.approx(5 * one, rel=1e-2)
     assert calibrate(plain, rec, temperature=False, **options).evidence.temperature == 1.0
