@@ -85,16 +85,19 @@ def _values(rec: Recording) -> list[Row]:
 
 
 def _spikes(spikes: Spikes, title: str) -> list[Section]:
-    from .plot import histogram
+    from .plot import gaps, rates
 
     seconds = spikes.span.duration
     rows: list[Row] = [("units", spikes.n_units), ("spikes", len(spikes)), ("observed", f"{seconds:.1f} s")]
     figures: list[Any] = []
     if spikes.n_units and seconds > 0:
-        rates = spikes.rates()
-        low, middle, high = (float(x) for x in (rates.min(), rates.median(), rates.max()))
+        found = spikes.rates()
+        low, middle, high = (float(x) for x in (found.min(), found.median(), found.max()))
         rows += [("rate, median (range)", f"{middle:.2f} ({low:.2f} to {high:.2f}) spikes/s"), *_regularity(spikes)]
-        figures = [("Rates of the units.", partial(histogram, rates, x="rate (spikes/s)", y="units"))]
+        figures = [
+            ("Rates of the units.", partial(rates, spikes)),
+            ("Intervals between spikes of one unit.", partial(gaps, spikes, refractory=REFRACTORY)),
+        ]
     rows += [*_columns("unit", spikes.units), *_origin(spikes)]
     look = _look(spikes, title or "Recording: spikes", rows)
     return [replace(look, figures=(*look.figures, *figures))]
@@ -102,11 +105,9 @@ def _spikes(spikes: Spikes, title: str) -> list[Section]:
 
 def _regularity(spikes: Spikes) -> list[Row]:
     """Silent units, and units whose spikes come closer than a neuron can fire."""
-    counts = torch.bincount(spikes.unit.long(), minlength=spikes.n_units)
-    order = torch.argsort(spikes.unit, stable=True)  # times of each unit stay in order
-    times, unit = spikes.times[order], spikes.unit[order]
-    close = (times.diff() < REFRACTORY) & (unit[1:] == unit[:-1])
-    share = torch.bincount(unit[1:][close].long(), minlength=spikes.n_units) / counts.clamp(min=1)
+    counts = spikes.counts()
+    gaps, unit = spikes.gaps()
+    share = torch.bincount(unit[gaps < REFRACTORY], minlength=spikes.n_units) / counts.clamp(min=1)
     return [
         ("silent units", int((counts == 0).sum())),
         ("units with over 1 % of intervals below 1.5 ms", int((share > 0.01).sum())),

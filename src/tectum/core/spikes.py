@@ -147,6 +147,25 @@ class Spikes:
         order = torch.argsort(self.unit, stable=True)
         return list(torch.split(self.times[order], self.counts().tolist()))
 
+    def gaps(self) -> tuple[Tensor, Tensor]:
+        """Return the intervals between successive spikes of each unit, and the unit of each.
+
+        Returns
+        -------
+        Tensor, shape (n_gaps,), float64, s, and Tensor, shape (n_gaps,), int64
+            Grouped by unit, in order of time.
+
+        Examples
+        --------
+        >>> gaps, unit = Spikes.from_trains([[0.0, 0.5, 2.0], [1.0]]).gaps()
+        >>> gaps.tolist(), unit.tolist()
+        ([0.5, 1.5], [0, 0])
+        """
+        order = torch.argsort(self.unit, stable=True)  # times of each unit stay in order
+        times, unit = self.times[order], self.unit[order].long()
+        same = unit[1:] == unit[:-1]
+        return times.diff()[same], unit[1:][same]
+
     def select(self, units: Any) -> Spikes:
         """Keep some units, given as a mask, indices, or a boolean condition on the unit table."""
         index = positions(units, self.n_units, "Spikes.select")

@@ -6,6 +6,7 @@ from .heat import blocks, image, matrix
 from .posterior import density, forest
 from .quicklook import quicklook, raster, traces
 from .style import PALETTE, SEQUENTIAL, SIGNED, axes, style
+from .units import clocks, depths, fluorescence, gaps, psth, rates, rois, tuning, with_behaviour
 
 __all__ = [
     "PALETTE",
@@ -15,17 +16,26 @@ __all__ = [
     "bands",
     "blocks",
     "carpet",
+    "clocks",
     "curve",
     "density",
+    "depths",
+    "fluorescence",
     "forest",
+    "gaps",
     "histogram",
     "image",
     "lines",
     "matrix",
+    "psth",
     "quicklook",
     "ranks",
     "raster",
     "slices",
+    "rates",
+    "rois",
     "style",
     "traces",
+    "tuning",
+    "with_behaviour",
 ]
