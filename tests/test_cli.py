@@ -250,3 +250,15 @@ def test_the_console_command_is_the_same(tmp_path: Path) -> None:
 
     (found,) = entry_points(group="console_scripts", name="tectum")
     assert found.load() is main
+
+
+def test_an_offset_needs_markers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    windows = Recording(
+        data=torch.randn(8, 2, 20),
+        dims=("trial", "channel", "time"),
+        rate=20.0,
+        coords={"trial": {"label": [0, 1] * 4}},
+    )
+    path = tectum.LightCNN(epochs=1, validation=0.0, device="cpu").fit(windows).save(str(tmp_path / "m"))
+    assert call("stream", path, "--lsl", "EEG", "--offset", "0.1") == 2
+    assert "expected --markers NAME with --offset" in capsys.readouterr().err

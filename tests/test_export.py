@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import random
 import zipfile
 from hashlib import sha256
 from pathlib import Path
@@ -353,11 +354,28 @@ def test_an_archive_that_swells_is_refused_unread(files: dict[str, Path], tmp_pa
 
 
 def test_a_graph_that_makes_no_sense_is_refused_by_name(files: dict[str, Path], tmp_path: Path) -> None:
-    def broken(content: dict[str, bytes]) -> dict[str, bytes]:
-        return graph_with(content, lambda g: nodes(g)[0].update(target="torch.ops.aten.sin.default"))
+    def leaves(node: Any, path: tuple[Any, ...] = ()) -> Any:
+        items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        for key, value in items:
+            yield from leaves(value, (*path, key))
+        if not isinstance(node, (dict, list)):
+            yield path
 
-    with pytest.raises(LoadError):
-        load(rewritten(files["torch"], tmp_path / "x.pt2", broken))
+    def damaged(graph: dict[str, Any]) -> None:
+        path = draw.choice(sorted(leaves(graph), key=str))
+        for key in path[:-1]:
+            graph = graph[key]
+        old = graph[path[-1]]
+        words = ["", old, "weight_0", "torch.ops.aten.sin.default", "torch.ops.aten.resize_.default"]
+        graph[path[-1]] = draw.choice(words) if isinstance(old, str) else draw.choice([0, -1, 2**40, None, "x", []])
+
+    draw, seen = random.Random(0), []
+    for _ in range(60):
+        try:
+            load(rewritten(files["torch"], tmp_path / "x.pt2", lambda c: graph_with(c, damaged)))
+        except LoadError:
+            seen.append(True)
+    assert len(seen) > 15
 
 
 class Trap:

@@ -487,6 +487,17 @@ def test_ten_minutes_of_64_channels_leave_no_trace() -> None:
     assert (stream.statistics.decisions, stream.statistics.misses) == (5996, 0)
 
 
+def test_the_network_is_warm_before_the_first_window(plain: Standin) -> None:
+    seen: list[torch.Size] = []
+    hook = plain.module.register_forward_hook(lambda _m, x, _y: seen.append(x[0].shape))
+    try:
+        stream = Stream(plain, rate=RATE, channels=NAMES)
+    finally:
+        hook.remove()
+    assert seen == [torch.Size([1, 8, 100])] * 10
+    assert stream.statistics.decisions == 0
+
+
 def test_realtime_gives_everything_back() -> None:
     threads = torch.get_num_threads()
     with realtime():

@@ -261,7 +261,13 @@ def load(path: str | Path) -> Exported:
         raise LoadError(explain(str(path), expected=expected, got=got))
     with torch.inference_mode(False), default_dtype(torch.float32):
         module, card = _runner(path.read_bytes(), format, str(path))
-        verify(module, card.contract, card.test, str(path))
+        try:
+            verify(module, card.contract, card.test, str(path))
+        except LoadError:
+            raise
+        except Exception as cause:
+            got = f"one that fails: {type(cause).__name__}"
+            raise LoadError(explain(str(path), expected="a network that runs", got=got)) from cause
     return Exported(module, card)
 
 
