@@ -25,6 +25,7 @@ from tectum.models.hmm_glm.basis import design_tensor, exponential_filter
 from tectum.models.hmm_glm.emission import log_emission
 from tectum.models.hmm_glm.figures import _order
 from tectum.models.hmm_glm.inputs import gather
+from tectum.models.hmm_glm.online import StateFilter
 from tectum.models.hmm_glm.timelines import expected_rates
 from tectum.models.hmm_glm.together import share_transition
 from tectum.plot.style import PALETTE
@@ -473,6 +474,29 @@ def sum_of_moves(model: HMMGLM, session: Recording) -> Tensor:
     emission = torch.distributions.Poisson(rate).log_prob(spikes.unsqueeze(1)).sum(-1)
     uniform = torch.full((2,), 0.5, dtype=torch.float64).log()
     return hmm.smooth(uniform, result.transition.double().log(), emission).transitions
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"basis": "learned", "prior": "none"}, {"n_lags": 0, "likelihood": "nb", "link": "softplus"},
+    {"basis": "raised_cosine", "n_filters": 2, "n_lags": 6, "learn_initial": True},
+], ids=str)  # fmt: skip
+def test_live_states_are_the_filtered_ones_for_every_chunking(sim: Any, settings: dict[str, Any]) -> None:
+    model = HMMGLM(**{**QUICK, "prior": "none", **settings}, max_iter=8).fit(sim.data)
+    mask = torch.rand(400, N, generator=torch.Generator().manual_seed(1)) > 0.1
+    counts = sim.data[0].values.float().where(mask, torch.nan)
+    wanted = model.predict_proba(sim.data[0].with_(data=counts, mask=mask), kind="filtered").values
+    for sizes in ([400], [1] * 20 + [380], [7, 0, 93, 300]):
+        live = StateFilter(model)
+        found = torch.cat([live.push(part) for part in counts.split(sizes)])
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    live.reset()
+    torch.testing.assert_close(live.push(counts[:5].numpy()), wanted[:5], atol=1e-5, rtol=1e-4)
+    for bad, says in (
+        (counts[:, :4], r"\(n, 6 units\), got \(400, 4\)"),
+        (-counts, "at least 0, or NaN, got -1 at bin"),
+    ):
+        with pytest.raises(InputError, match=f"StateFilter.push: expected .*{says}"):
+            live.push(bad)
 
 
 def test_a_mask_of_bins_is_a_mask_of_all_their_counts(sim: Any) -> None:
