@@ -323,14 +323,6 @@ def sim_of(result: Any) -> list[Recording]:
     return [rec(c[:100].float()) for c in result.counts]
 
 
-def test_scores_of_several_priors_stand_in_one_figure(sim: Any) -> None:
-    made = [HMMGLM(**{**QUICK, "n_states": None}, candidates=(1, 2), folds=2, prior=p, max_iter=3).fit(sim.data).result_
-            for p in ("none", "gaussian")]  # fmt: skip
-    ax = made[0].plot("number", others=[made[1]])
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["prior none", "prior gaussian"]
-    np.testing.assert_allclose(ax.containers[0][0].get_ydata(), made[0].state_held_out)
-
-
 # ---- presets, starts, scores ----------------------------------------------------------------------
 
 

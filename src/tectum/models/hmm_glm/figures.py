@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ...core.errors import InputError, explain
+from ...plot.curves import lines
 from ...plot.style import PALETTE, SIGNED, array, axes, label
 from ...stats.alignment import assign, overlap
 from .timelines import occupancy, rates, trials
@@ -251,20 +252,16 @@ def starts(result: HMMGLMResult, *, ax: Axes | None = None) -> Axes:
     return label(ax, "refined start", "nats below the best")
 
 
-def number(result: HMMGLMResult, *, others: Sequence[HMMGLMResult] = (), ax: Axes | None = None) -> Axes:
-    """Draw the held-out log-likelihood against the number of states; ``others`` are fits with other priors."""
-    drawn = axes(ax, width=3.8, height=2.5)
-    for k, fit in enumerate((result, *others)):
-        grid, held, error = fit.state_grid, fit.state_held_out, fit.state_held_out_se
-        if grid is None or held is None or error is None:
-            raise InputError(explain("plot('number')", expected="a fit with n_states=None", got="a fit of one number"))
-        x, y, e = (array(v).astype(float) for v in (grid, held, error))
-        name = f"prior {fit.prior}" if others else "held out"
-        drawn.errorbar(x, y, yerr=e, marker="o", markersize=3, capsize=2, color=_colour(k), label=name)
-        drawn.plot(fit.n_states, y[x == fit.n_states], "o", markersize=9, markerfacecolor="none", color=_colour(k))
-    drawn.set_xticks(array(result.state_grid).astype(int))
-    drawn.legend(fontsize=7)
-    return label(drawn, "number of states", "held-out log-likelihood\n(nat per bin)")
+def number(result: HMMGLMResult, *, ax: Axes | None = None) -> Axes:
+    """Draw the held-out log-likelihood against the number of states."""
+    grid, held, error = result.state_grid, result.state_held_out, result.state_held_out_se
+    if grid is None or held is None or error is None:
+        raise InputError(explain("plot('number')", expected="a fit with n_states=None", got="a fit of one number"))
+    ax = lines(grid, {"held out": held}, spread={"held out": error}, xlabel="number of states",
+               ylabel="held-out log-likelihood\n(nat per bin)", mark=result.n_states,
+               ax=axes(ax, width=3.8, height=2.5))  # fmt: skip
+    ax.set_xticks(array(grid))
+    return ax
 
 
 def available(result: HMMGLMResult, kind: str) -> bool:
