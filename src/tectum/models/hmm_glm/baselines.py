@@ -44,13 +44,11 @@ def baseline_scores(train: Sequences, test: Sequences) -> dict[str, Tensor]:
         "constant Poisson": _mean(test, rate.expand(test.spikes.shape), None),
         "constant NB": _mean(test, rate.expand(test.spikes.shape), best_size(train, flat)),
     }
-    fits = []
-    for tau in TAUS:
-        own = own_past(train, rate, tau)
-        size = best_size(train, own)
-        fits.append((float(_mean(train, own, size)), tau, size))
-    _, tau, size = max(fits, key=lambda fit: fit[0])
-    return {**found, "own past NB": _mean(test, own_past(test, rate, tau), size)}
+    pasts = [own_past(train, rate, tau) for tau in TAUS]
+    sizes = [best_size(train, own) for own in pasts]
+    fits = torch.stack([_mean(train, own, size) for own, size in zip(pasts, sizes, strict=True)])
+    scores = [_mean(test, own_past(test, rate, tau), size) for tau, size in zip(TAUS, sizes, strict=True)]
+    return {**found, "own past NB": torch.stack(scores)[fits.argmax()]}
 
 
 def own_past(counts: Sequences, rate: Tensor, tau: float) -> Tensor:

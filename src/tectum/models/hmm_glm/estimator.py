@@ -319,7 +319,7 @@ class HMMGLM(Estimator[HMMGLMResult]):
         known, _, _ = self._known(train)
         total = self._forward(problem, starts, self._family(found)).log_likelihood.sum()
         scores = {"model": total / found.observed().sum(), **baseline_scores(known, found)}
-        return {name: float(score) for name, score in scores.items()}
+        return dict(zip(scores, torch.stack(list(scores.values())).tolist(), strict=True))
 
     @_apart
     def sample(self, n_time: int, *, n_sequences: int = 1, random_state: int | None = 0) -> Draw:
@@ -431,7 +431,7 @@ class HMMGLM(Estimator[HMMGLMResult]):
         return HMMGLMResult(
             coords=coords, dt=found.dt, link=self.link, likelihood=self.likelihood, prior=self.prior,
             named=found.named, start_objective=refined.objective.to(device, dtype), start_number=refined.number,
-            start_seed=_start_seeds(refined.number, run.seed), history=last.history.to(device, dtype),
+            start_seed=_start_seeds(refined.number, self.starts, run.seed), history=last.history.to(device, dtype),
             sigma_w=last.width, **fields,
         )  # fmt: skip
 
@@ -532,10 +532,10 @@ def _moved(family: Family, device: torch.device) -> Family:
     return family._replace(free=free, tied=tied)
 
 
-def _start_seeds(number: Tensor, seed: int) -> Tensor:
+def _start_seeds(number: Tensor, n_starts: int, seed: int) -> Tensor:
     """Seed of each random start, -1 for a given one."""
-    seeds = [spawn(seed, "start", n) if n >= 0 else -1 for n in number.tolist()]
-    return torch.tensor(seeds, dtype=torch.int64).to(number.device)
+    seeds = torch.tensor([spawn(seed, "start", n) for n in range(n_starts)], device="cpu").to(number.device)
+    return torch.where(number >= 0, seeds.gather(0, number.clamp(min=0)), -1)
 
 
 def _problem(found: Sequences, filters: Tensor) -> Problem:

@@ -31,7 +31,7 @@ def hard_types(adjacency: Tensor, dtype: torch.dtype) -> Tensor:
     >>> hard_types(torch.tensor([-1]), torch.float32).tolist()
     [[1.0, 0.0, 0.0]]
     """
-    return torch.nn.functional.one_hot(adjacency + 1, 3).to(dtype)
+    return (adjacency.unsqueeze(-1) == torch.arange(-1, 2, device=adjacency.device)).to(dtype)
 
 
 def harden(
