@@ -212,6 +212,21 @@ def test_info_on_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.count("Recording: calcium") == 2
 
 
+def test_info_with_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1,2\n3,4\n")
+    words = ("--format", "array", "-o", "rate=10.0", "-o", 'dims=["time", "unit"]', "-o", "units=mV")
+    assert call("info", path, *words) == 0
+    shown = capsys.readouterr().out
+    assert "option rate" in shown
+    assert "10 Hz" in shown
+    assert call("info", path, "--format", "array", "-o", "speed=3") == 2
+    assert "speed" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        call("info", path, "-o", "rate")
+    assert "expected NAME=VALUE, got 'rate'" in capsys.readouterr().err
+
+
 def test_info_on_a_file_of_ours_that_is_no_container(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "x.safetensors", {"a": 1})
     assert call("info", path) == 2

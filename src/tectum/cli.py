@@ -54,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     info = _add(commands, "info", _info, "what is in a file")
     info.add_argument("files", type=Path, nargs="+", metavar="PATH", help="a file or folder that tectum reads")
     info.add_argument("--format", metavar="NAME", help="format of the files, where their contents do not tell")
+    info.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", type=_option,
+                      help="option of the reader, such as tr=2.0 or mask=auto; may be given several times")  # fmt: skip
     info.add_argument("--html", type=Path, metavar="OUT.html", help="also write a page with a first look at the data")
     listing = _add(commands, "datasets", _datasets, "list packed and public data sets")
     listing.add_argument("key", nargs="?", metavar="KEY", help="show one of them")
@@ -89,6 +91,19 @@ def _add(
     return made
 
 
+def _option(text: str) -> tuple[str, Any]:
+    """Return name and value of an option: a number, true, false, null or a list as JSON writes it, else text."""
+    import json
+
+    name, mark, value = text.partition("=")
+    if not mark or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def _demo(options: argparse.Namespace) -> int:
     import torch
 
@@ -117,7 +132,7 @@ def _run(options: argparse.Namespace) -> int:
 def _info(options: argparse.Namespace) -> int:
     from .report import Report, summary
 
-    given = {"format": options.format} if options.format else {}
+    given = dict(options.option) | ({"format": options.format} if options.format else {})
     whole = Report("What is in these files" if len(options.files) > 1 else options.files[0].name)
     for k, file in enumerate(options.files):
         found = _named(partial(summary, **given), file, file)
@@ -137,6 +152,10 @@ def _named(call: Callable[[Any], Any], item: Any, file: Path) -> Any:
         raise
     except TectumError as error:
         raise InputError(f"{file}: {error}") from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise InputError(f"{file}: {error}; its reader has no such option") from error
 
 
 def _datasets(options: argparse.Namespace) -> int:

@@ -132,7 +132,8 @@ def test_a_run_of_fmriprep(shuffled: bool, tmp_path: Path, writers: Any) -> None
 
 def test_the_page_and_the_file(tmp_path: Path, writers: Any) -> None:
     run = writers.write_derivative(tmp_path / "d", n=40, seed=100)
-    found = fmri_quality(run.bold)
+    found = fmri_quality(run.bold, strategy="simple")
+    assert len(found.coords["feature"]["name"]) == 30
     assert set(found.plots()) == {"overview", "carpet", "mask", "tsnr", "confounds"}
     for kind in found.plots():
         assert isinstance(found.plot(kind), Axes)
@@ -219,3 +220,21 @@ def test_slices_draw() -> None:
     assert len(ax.collections) > 0
     assert {"z 2", "z 7"} <= {t.get_text() for t in slices(volume, n=3).texts}
     slices(np.zeros((3, 3, 3)))
+
+
+def test_first_looks() -> None:
+    from tectum.plot import quicklook
+
+    meta = {"image": {"affine": np.diag([-2.0, 2, 2, 1]).tolist(), "shape": [4, 5, 6], "kind": "nifti1", "space": ""}}
+    values = torch.rand(30, 4, 5, 6, generator=torch.Generator().manual_seed(0)) + 1
+    run = recording(values, dims=("time", "x", "y", "z"), meta=meta)
+    ax = quicklook(run)
+    assert ax.get_title("left") == "mean of 20 of 30 volumes"
+    shown = np.ma.filled(ax.images[0].get_array().astype(float), np.nan)  # two rows of three slices, x turned round
+    np.testing.assert_allclose(shown[5:, :4], values[:20].mean(0)[:, :, 0].flip(0).T.numpy(), rtol=1e-5)
+    index = {c: np.arange(3) for c in "ijk"}
+    points = Recording(data=torch.ones(3), dims=("voxel",), coords={"voxel": index}, meta=meta)
+    assert {"L", "R"} <= {t.get_text() for t in quicklook(points).texts}
+    maps = Recording(data=torch.rand(2, 50), dims=("feature", "voxel"), coords={"feature": {"name": ["depth", "b"]}})
+    assert quicklook(maps).get_title("left") == "depth (1 of 2)"
+    assert quicklook(Recording(data=torch.rand(50), dims=("vertex",), units="mm")).get_xlabel() == "mm"

@@ -181,6 +181,7 @@ def fmri_quality(
     source: Session | Recording | str | Path,
     confounds: Recording | None = None,
     *,
+    strategy: Any = "motion6",
     mean: Any = None,
     rows: int = 600,
     thresholds: tuple[float, float] = (0.5, 1.5),
@@ -194,6 +195,8 @@ def fmri_quality(
         (time, x, y, z); or a preprocessed image of fMRIPrep with its table of confounds beside it.
     confounds : Recording (time, feature), optional
         Of :func:`tectum.io.fmri.confounds.read_confounds`: tells movement and which volumes stay.
+    strategy : str or sequence of str, default "motion6"
+        Which confounds are read beside a path, and shown.
     mean : path, array or Recording, shape (x, y, z), optional
         Mean image for the outline of the mask; default that of the data, which inside a mask ends at it.
     rows : int, default 600
@@ -223,7 +226,7 @@ def fmri_quality(
     (True, ('volumes kept', '60 of 60 (100%)'))
     """
     if isinstance(source, (str, Path)):
-        return _of_path(Path(source), confounds, rows, thresholds)
+        return _of_path(Path(source), confounds, strategy, rows=rows, thresholds=thresholds)
     if isinstance(source, Session):
         if "bold" not in source or not isinstance(source["bold"], Recording):
             raise InputError(explain("fmri_quality", expected="a session with bold", got=f"{sorted(source)}"))
@@ -263,7 +266,7 @@ def fmri_quality(
     )
 
 
-def _of_path(path: Path, confounds: Recording | None, rows: int, thresholds: tuple[float, float]) -> FMRIQuality:
+def _of_path(path: Path, confounds: Recording | None, strategy: Any, **options: Any) -> FMRIQuality:
     """Read an image inside its mask with what lies beside it, and its mean over the whole grid."""
     from tectum.io.fmri.bids import companions
     from tectum.io.fmri.images import open_image
@@ -274,10 +277,10 @@ def _of_path(path: Path, confounds: Recording | None, rows: int, thresholds: tup
         path, "_regressors.tsv", desc="confounds"
     )
     found: Session | Recording = (
-        read_fmriprep(path, strategy="motion24") if beside and confounds is None
+        read_fmriprep(path, strategy=strategy) if beside and confounds is None
         else read_image(path, mask="auto", kind="series")
     )  # fmt: skip
-    return fmri_quality(found, confounds, mean=mean_image(open_image(path)), rows=rows, thresholds=thresholds)
+    return fmri_quality(found, confounds, mean=mean_image(open_image(path)), **options)
 
 
 def _flat(rec: Recording) -> tuple[Recording, Tensor | None]:

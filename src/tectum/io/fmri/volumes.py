@@ -382,7 +382,7 @@ def read_fmriprep(
 
 
 def is_derivative(path: Path) -> bool:
-    """Tell whether a folder is a BIDS data set or derivative, or a part of one, with preprocessed images.
+    """Tell whether a folder is a derivative, or that of a subject or session in one, with preprocessed images.
 
     Examples
     --------
@@ -391,9 +391,7 @@ def is_derivative(path: Path) -> bool:
     """
     if not path.is_dir():
         return False
-    named = (
-        (path / "dataset_description.json").is_file() or path.name.startswith(("sub-", "ses-")) or path.name == "func"
-    )
+    named = path.name.startswith(("sub-", "ses-")) or path.name == "func" or any(path.glob("sub-*"))
     return named and bool(_preprocessed(path, {}))
 
 
