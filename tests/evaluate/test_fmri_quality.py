@@ -80,6 +80,15 @@ def test_carpet() -> None:
     assert (np.diff(follows) <= 1e-12).all()
 
 
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = series()
+    x[:, 3] = 7.0
+    whole = measures.standardised_change(x), *measures.carpet(x, 10)
+    monkeypatch.setattr(measures, "_BLOCK", 1)
+    for found, expected in zip((measures.standardised_change(x), *measures.carpet(x, 10)), whole, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_correlations() -> None:
     columns = torch.randn(60, 5, generator=torch.Generator().manual_seed(100)).double()
     np.testing.assert_allclose(measures.correlations(columns).numpy(), np.corrcoef(columns.numpy().T), atol=1e-12)

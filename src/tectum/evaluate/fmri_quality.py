@@ -237,7 +237,7 @@ def fmri_quality(
         raise InputError(explain("fmri_quality", expected="a recording of three volumes or more", got=repr(source)))
     bold, inside = _flat(source)
     kept, names, columns = _confounds(confounds, bold)
-    stays = bold.isel(time=kept.nonzero().flatten().tolist())
+    stays = bold if bool(kept.all()) else bold.isel(time=kept.nonzero().flatten().tolist())
     x = bold.values
     rows_of, places = measures.carpet(x, rows)
     whole = measures.correlations(torch.cat([columns, x.mean(1, keepdim=True).to(columns)], 1)[kept])
