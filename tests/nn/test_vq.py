@@ -144,3 +144,11 @@ def test_codes_are_chosen_in_float32_under_autocast() -> None:
         found = made(x)
         assert torch.equal(made.encode(x), quantiser().float().eval().encode(x))
     assert found.unit.dtype == found.commitment.dtype == torch.float32
+
+
+def test_codes_that_start_from_one_token_are_parted() -> None:
+    made = quantiser(n_codes=9)
+    made(torch.randn(1, 4, 6, dtype=torch.float64), phase="start", picks=torch.arange(9) % 4)
+    near = made.codebook @ made.codebook.T - 2 * torch.eye(9, dtype=torch.float64)
+    assert float(near.max()) < 1 - 1e-9
+    torch.testing.assert_close(made.codebook.norm(dim=1), torch.ones(9, dtype=torch.float64))

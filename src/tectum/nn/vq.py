@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..core import distributed
 
 KMEANS_ROUNDS = 10
+JITTER = 0.01  #: deviation that parts codes that start from one token
 
 
 class Sums(NamedTuple):
@@ -252,7 +253,10 @@ class VectorQuantiser(nn.Module):
     def _prepare(self, x: Tensor, phase: str, picks: Tensor) -> None:
         """Start the codes by clustering, or revive the unused ones; then count anew."""
         if phase == "start":
-            self.codebook.copy_(spherical_kmeans(x, _of_first_process(x[picks])))
+            first = x[picks]
+            if len(x) < len(picks):  # some are taken twice: part them
+                first = unit(first + JITTER * torch.randn(first.shape, dtype=x.dtype, device="cpu").to(x.device))
+            self.codebook.copy_(spherical_kmeans(x, _of_first_process(first)))
         else:
             self.codebook.copy_(revived_codes(self.codebook, self.usage, x, picks))
         self.usage.zero_()
