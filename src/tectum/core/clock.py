@@ -28,8 +28,18 @@ def slack(rate: float, t0: float) -> float:
 @overload
 def to_sample(seconds: float, *, rate: float, t0: float = 0.0, scale: float = 0.0) -> int: ...
 @overload
-def to_sample(seconds: Tensor, *, rate: float, t0: float = 0.0, scale: float = 0.0) -> Tensor: ...
-def to_sample(seconds: float | Tensor, *, rate: float, t0: float = 0.0, scale: float = 0.0) -> int | Tensor:
+def to_sample(
+    seconds: Tensor, *, rate: float, t0: float = 0.0, scale: float = 0.0, first: int = 0, dtype: torch.dtype = ...
+) -> Tensor: ...
+def to_sample(
+    seconds: float | Tensor,
+    *,
+    rate: float,
+    t0: float = 0.0,
+    scale: float = 0.0,
+    first: int = 0,
+    dtype: torch.dtype = torch.int64,
+) -> int | Tensor:
     """Return the index of the sample that covers each time.
 
     Parameters
@@ -42,10 +52,14 @@ def to_sample(seconds: float | Tensor, *, rate: float, t0: float = 0.0, scale: f
         Start of sample 0, in s.
     scale : float, default 0
         Times of this size, in s, were subtracted to get ``seconds``: their rounding is tolerated too.
+    first : int, default 0
+        Sample from which tensors are counted.
+    dtype : torch.dtype, default int64
+        Type of a tensor returned; the caller knows that the numbers fit.
 
     Returns
     -------
-    int or Tensor, shape (n,), int64
+    int or Tensor, shape (n,), dtype
 
     Examples
     --------
@@ -54,7 +68,8 @@ def to_sample(seconds: float | Tensor, *, rate: float, t0: float = 0.0, scale: f
     """
     tolerance = slack(rate, max(abs(t0), abs(scale)))
     if isinstance(seconds, Tensor):
-        return (seconds.double() - t0).mul_(rate).add_(tolerance).floor_().to(torch.int64)
+        found = (seconds.double() - t0).mul_(rate).add_(tolerance).floor_()
+        return (found.sub_(first) if first else found).to(dtype)
     return math.floor((seconds - t0) * rate + tolerance)
 
 

@@ -291,10 +291,10 @@ def bin_spikes(spikes: Spikes, dt: float, *, start: float | None = None, stop: f
 
 
 def check_width(dt: Any, where: str, times: Tensor) -> float:
-    """Return the width of a bin as a float after checking that float64 tells bins apart at the times given."""
+    """Return the width of a bin as a float after checking that float64 tells bins apart at the sorted times given."""
     if isinstance(dt, bool) or not isinstance(dt, Real) or not 0 < float(dt) < math.inf:
         raise InputError(explain(where, expected="a finite width above 0 s", got=repr(dt)))
-    width, far = float(dt), float(times.abs().max()) if len(times) else 0.0
+    width, far = float(dt), float(times[[0, -1]].abs().max()) if len(times) else 0.0
     finest = 4.0 * math.ulp(far)
     if width < finest:
         raise InputError(
@@ -359,12 +359,13 @@ def _count(spikes: Spikes, grid: _Grid, first: int, n_bins: int) -> Tensor:
     bounds = [t0 + (first - 1) / rate, t0 + (first + n_bins + 1) / rate]
     low, high = torch.searchsorted(spikes.times, torch.tensor(bounds, dtype=torch.float64)).tolist()
     counts = torch.from_numpy(np.zeros(n_bins * spikes.n_units, dtype=np.int32))  # pages of zeros come when touched
+    ones, edges = counts.new_ones(min(_PIECE, high - low)), torch.tensor([0, n_bins], dtype=torch.int32)
     for begin in range(low, high, _PIECE):
         piece = slice(begin, min(begin + _PIECE, high))
-        bins = clock.to_sample(spikes.times[piece], rate=rate, t0=t0).sub_(first)
-        inside = slice(*torch.searchsorted(bins, torch.tensor([0, n_bins])).tolist())  # times are sorted, so bins are
-        cell = bins[inside].mul_(spikes.n_units).add_(spikes.unit[piece][inside])
-        counts.scatter_add_(0, cell, counts.new_ones(1).expand(len(cell)))
+        bins = clock.to_sample(spikes.times[piece], rate=rate, t0=t0, first=first, dtype=torch.int32)
+        inside = slice(*torch.searchsorted(bins, edges).tolist())  # times are sorted, so bins are
+        cell = bins[inside].mul_(spikes.n_units).add_(spikes.unit[piece][inside])  # below CELL_LIMIT: int32 holds it
+        counts.index_add_(0, cell, ones[: len(cell)])
     return counts.reshape(n_bins, spikes.n_units)
 
 
