@@ -14,7 +14,7 @@ import numpy as np
 
 from tectum.core.errors import InputError, LoadError, MissingExtraError, explain
 
-from .files import _select, member, reading
+from .files import _select, member, optional, reading
 
 #: Filters and codecs of Zarr that are known to run nothing.
 CODECS = {
@@ -33,8 +33,8 @@ def is_array(path: Path) -> bool:
 
 
 def is_store(path: Path) -> bool:
-    """Tell whether a folder is an array or a group of Zarr."""
-    return path.is_dir() and any((path / name).is_file() for name in (".zarray", ".zgroup", "zarr.json"))
+    """Tell whether a folder is an array or a group of Zarr; a header behind a link out of it is refused."""
+    return path.is_dir() and any(optional(path, name) for name in (".zarray", ".zgroup", "zarr.json"))
 
 
 def arrays(path: Path) -> list[str]:
