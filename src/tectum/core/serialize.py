@@ -169,6 +169,8 @@ def _contents(path: Path, whole: bool) -> tuple[str | None, str | None, dict[str
     if path.is_dir() or not path.exists():
         got = "a directory" if path.is_dir() else "none there"
         raise LoadError(explain(str(path), expected="an existing file", got=got))
+    with open(path, "rb"):  # safetensors calls a file that may not be read missing
+        pass
     with safe_open(str(path), framework="pt") as file:
         stored = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in (file.keys() if whole else [])}

@@ -9,6 +9,8 @@ from typing import Any
 
 from tectum.core.errors import InputError, LoadError, explain
 
+from .files import reading
+
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -214,7 +216,8 @@ def reader_of(path: Path, format: str | None = None) -> str | None:
         if format not in FORMATS:
             raise InputError(explain("format", expected=f"one of {', '.join(FORMATS)}", got=repr(format)))
         return FORMATS[format][1]
-    found = detect(path)
+    with reading(path, "a file or folder that may be read"):
+        found = detect(path)
     if len(found) > 1:
         raise LoadError(
             explain(str(path), expected="one format", got=", ".join(found), fix=f"pass format={found[0]!r}")
