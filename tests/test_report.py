@@ -243,6 +243,17 @@ def test_citations_come_once_each(citation: Any) -> None:
     assert made.text("li") == ["One 2020.", "Two 2021.", "Three 2022."]
 
 
+def test_a_summary_in_text_says_what_to_cite() -> None:
+    made = str(summary(recording(meta={"citation": "One 2020."})))
+    assert made.endswith("Cite\n  One 2020.")
+    assert "Cite" not in str(summary(recording()))
+
+
+def test_numbers_that_are_labels_are_told_from_their_counts() -> None:
+    trial = recording(coords={"unit": {"code": ["1", "1", "32"]}})
+    assert "1 ×2, 32 ×1" in str(summary(trial))
+
+
 def test_citations_of_a_session() -> None:
     made = page(Report("A").add(Session(items_={}, meta={"citation": ["One 2020."]})))
     assert made.text("li") == ["One 2020."]

@@ -237,7 +237,8 @@ def _column(column: np.ndarray, indices: bool = False) -> str:
         return counts
     if column.dtype.kind in "iu":
         return f"{column.min()} to {column.max()}" if column.max() >= 0 or not indices else ""  # -1: has no index
-    return ", ".join(str(v) for v in column[:4]) + f", … ({len(column)})"
+    shown = ", ".join(str(v) or "none" for v in column[:4])
+    return shown if len(column) <= 4 else f"{shown}, … ({len(column)})"
 
 
 def _counts(column: np.ndarray) -> str:
@@ -245,7 +246,8 @@ def _counts(column: np.ndarray) -> str:
     values, n = np.unique(column.astype(str), return_counts=True)
     if len(values) > KINDS or (len(values) == len(column) and len(column) > 1):
         return ""
-    return ", ".join(f"{value or 'none'} {count}" for value, count in zip(values, n, strict=True))
+    times = " ×" if any(value.isdigit() for value in values) else " "  # "32 ×1" where "32 1" could be two values
+    return ", ".join(f"{value or 'none'}{times}{count}" for value, count in zip(values, n, strict=True))
 
 
 # Where the data come from

@@ -224,6 +224,8 @@ def _text(report: Report) -> str:
         shown = cells if cells and any(cells[0][1:]) else cells[1:]
         rows = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in shown]
         lines += ["", section.title, *([section.text] if section.text else []), *(f"  {row}" for row in rows)]
+    cited = dict.fromkeys(r for s in report.sections for r in s.references)
+    lines += ["", "Cite", *(f"  {reference}" for reference in cited)] if cited else []
     return "\n".join(lines[1:])
 
 

@@ -220,6 +220,16 @@ def test_traces_keep_their_names_and_shape() -> None:
     np.testing.assert_allclose(shape, x[:, 1] - x[:, 1].median(), atol=0.2)
 
 
+def test_traces_of_several_quantities_have_a_scale_each() -> None:
+    x = noise(60, 3) * torch.tensor([1.0, 1000.0, 0.01])
+    x[:, 2] = torch.nan  # a row without a sample
+    ax = plot.traces(recording(x, units="a.u."))
+    assert "each on its own scale" in ax.get_ylabel()
+    heights = [float(np.std(line.get_ydata())) for line in ax.lines[:2]]  # type: ignore[arg-type]
+    np.testing.assert_allclose(heights, 1.0, rtol=0.05)
+    assert "step" in plot.traces(recording(x, units="V")).get_ylabel()
+
+
 def test_the_colour_scale_says_when_it_cuts() -> None:
     low, high, cmap = heat._scale(np.array([-1.0, 3.0, np.nan]), None)
     assert (low, cmap) == (-high, plot.SIGNED)

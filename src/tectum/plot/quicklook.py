@@ -131,7 +131,7 @@ def _heat(rec: Recording, ax: Axes | None) -> Axes:
     if other == "unit":  # units without order are easier to read sorted by the time of their peak
         data = data[data.nan_to_num(-torch.inf).argmax(1).argsort()]
         name = f"{name}, sorted by peak"
-    data, unit = _comparable(data, rec.units)
+    data, unit = _comparable(data, "ratio" if rec.units == "1" else rec.units)
     time, end = rec.time, float(rec.time[0]) + rec.duration
     if rec.rate is None:  # on an even grid, each point the sample before it
         even = torch.linspace(float(time[0]), end, 2 * len(time), dtype=torch.float64, device="cpu")
@@ -168,7 +168,8 @@ def raster(spikes: Spikes, *, ax: Axes | None = None) -> Axes:
 def traces(rec: Recording, *, ax: Axes | None = None) -> Axes:
     """Draw one row as it is, or several around their medians above one another, on a common scale.
 
-    Trials and stimuli are shaded; masked samples are left out.
+    Rows without a unit whose spreads differ more than tenfold, as those of behaviour do, have a scale each. Trials and
+    stimuli are shaded; masked samples are left out.
     """
     if "time" not in rec.dims or rec.ndim > 2:
         fix = "select with isel"
@@ -181,17 +182,28 @@ def traces(rec: Recording, *, ax: Axes | None = None) -> Axes:
             bands(rec.intervals[name], ax=ax)
     what = f"{rec.modality or 'signal'} ({rec.units})"
     if values.shape[1] > 1:
+        values, own = _scaled(values) if rec.units in ("a.u.", "1") else (values, False)
         values, gap = _stacked(values)
         other = _other(rec)
         names = rec.labels(other)
         shown = range(values.shape[1]) if names is None else names
         ax.set_yticks(np.arange(values.shape[1]) * gap, [str(n) for n in shown], fontsize=7)
         ax.set_ylim(-gap, values.shape[1] * gap)
-        what = f"{other} (step {gap:.2g} {rec.units})"
+        what = f"{other} (each on its own scale)" if own else f"{other} (step {gap:.2g} {rec.units})"
     ax.plot(time, values, color=PALETTE[0], linewidth=0.6)
     if len(time):
         span(ax, float(time[0]), float(time[-1]))
     return label(ax, "time (s)", what)
+
+
+def _scaled(values: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Divide each row by its spread if spreads differ more than tenfold, and tell whether that was done."""
+    data = torch.from_numpy(values)
+    middle = data - data.nanmedian(0).values
+    spread = middle.square().nanmean(0).sqrt()
+    kept = spread[spread > 0]
+    differ = len(kept) > 1 and bool(kept.max() > 10 * kept.min())
+    return ((data / torch.where(spread > 0, spread, 1.0)).numpy(), True) if differ else (values, False)
 
 
 def _stacked(values: np.ndarray) -> tuple[np.ndarray, float]:
