@@ -401,3 +401,5 @@ def test_units_that_cannot_be_one_neuron_are_counted() -> None:
     rows = [" ".join(line.split()) for line in str(tectum.summary(spikes)).splitlines()]
     assert "silent units 1" in rows
     assert "units with over 1 % of intervals below 1.5 ms 1" in rows
+    filled = int((spikes.bin(0.1).values > 0).sum())
+    assert f"empty bins of 100 ms {1 - filled / 30:.1%}" in rows

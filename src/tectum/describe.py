@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .core.clock import to_sample
 from .core.errors import InputError, explain
 from .core.estimator import Estimator
 from .core.graph import Graph
@@ -24,6 +25,7 @@ Row = tuple[Any, ...]
 
 KINDS = 12  # different values up to which those of a column are counted one by one
 SAMPLES = 500_000  # most numbers that are looked at for range and missing ones
+BIN = 0.1  # s; width of the bins of which the empty ones are counted
 REFRACTORY = 0.0015  # s; two spikes of one neuron are not closer
 
 
@@ -111,7 +113,19 @@ def _regularity(spikes: Spikes) -> list[Row]:
     return [
         ("silent units", int((counts == 0).sum())),
         ("units with over 1 % of intervals below 1.5 ms", int((share > 0.01).sum())),
+        (f"empty bins of {BIN * 1e3:g} ms", f"{_empty(spikes):.1%}"),
     ]
+
+
+def _empty(spikes: Spikes) -> float:
+    """Return the share of bins of all units that hold no spike, without making the bins."""
+    inside = spikes.restrict(spikes.span)
+    order = torch.argsort(inside.unit, stable=True)  # times of each unit stay in order
+    place = to_sample(inside.times[order], rate=1.0 / BIN, t0=float(spikes.span.start[0]))
+    cell = torch.stack([inside.unit[order].long(), place])
+    filled = int((cell.diff(dim=1) != 0).any(0).sum()) + (len(place) > 0)
+    bins = max(1, round(spikes.span.duration / BIN)) * spikes.n_units
+    return max(0.0, 1.0 - filled / bins)
 
 
 def _intervals(table: Intervals, title: str) -> list[Section]:
