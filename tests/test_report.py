@@ -244,14 +244,14 @@ def test_citations_come_once_each(citation: Any) -> None:
 
 
 def test_a_summary_in_text_says_what_to_cite() -> None:
-    made = str(summary(recording(meta={"citation": "One 2020."})))
+    made = str(tectum.summary(recording(meta={"citation": "One 2020."})))
     assert made.endswith("Cite\n  One 2020.")
-    assert "Cite" not in str(summary(recording()))
+    assert "Cite" not in str(tectum.summary(recording()))
 
 
 def test_numbers_that_are_labels_are_told_from_their_counts() -> None:
     trial = recording(coords={"unit": {"code": ["1", "1", "32"]}})
-    assert "1 ×2, 32 ×1" in str(summary(trial))
+    assert "1 ×2, 32 ×1" in str(tectum.summary(trial))
 
 
 def test_citations_of_a_session() -> None:
