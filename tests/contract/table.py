@@ -342,9 +342,9 @@ BI_CLUSTER = Row(
     n=1,
     verbs={"transform": lambda model, x, y: model.transform(x), "score": lambda model, x, y: model.score(x),
            "sample": lambda model, x, y: model.sample(2), "sample_prior": lambda model, x, y: model.sample_prior(2)},
-    rich={"held_out": 0.2},
+    rich={"held_out": 0.2, "coupled": True},
     kinds=frozenset({"overview", "raster", "ribbon", "latents", "co_clustering", "state_similarity", "traces", "ranks",
-                     "numbers", "check", "held_out"}),
+                     "numbers", "check", "held_out", "influence"}),
     search={"n_factors": [1, 2]},
     refuses=(
         Refusal(name="no unit axis", error=AxisError, says=r"BiCluster.*'time', 'unit'",
@@ -355,6 +355,8 @@ BI_CLUSTER = Row(
         Refusal(name="negative", says="BiCluster.*counts.*got -1", spoil=_first(_with_value(-1.0, 2))),
         Refusal(name="silent", says="BiCluster.*at least one count.*n3", spoil=_first(_with_value(0.0, 24))),
         Refusal(name="many factors", says="n_factors.*fewer factors", params={"n_factors": 6}),
+        Refusal(name="two rules for numbers", says="dirichlet_process.*None with coupled=True",
+                params={"coupled": True, "dirichlet_process": 1.0}),
         Refusal(name="spikes", says="BiCluster.*bin", spoil=lambda data: [
             tectum.Spikes(times=torch.arange(40.0, dtype=torch.float64), unit=torch.arange(40) % 2, n_units=2)]),
         Refusal(name="strangers", verb="transform", error=ContractError, says="BiCluster.*units of the fit",

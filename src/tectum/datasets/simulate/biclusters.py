@@ -29,6 +29,8 @@ class BiclusterTruth(NamedTuple):
     """(unit, 1 + p) float64 level d and loadings c of every unit."""
     dispersion: float
     """Negative binomial r; infinite for Poisson counts."""
+    transition: Tensor
+    """(state, cluster, 1 + p, cluster, 1 + p) float64 A of the stacked paths, driven before driving group."""
 
 
 class BiclusterSimulation(NamedTuple):
@@ -50,6 +52,7 @@ def biclusters(
     n_factors: int = 2,
     n_time: int = 600,
     design: Design = "rotation",
+    coupling: float = 0.0,
     dispersion: float = 10.0,
     dt: float = 0.5,
     random_state: int | None = 0,
@@ -73,6 +76,9 @@ def biclusters(
         Bins.
     design : {"rotation", "published"}
         Which world.
+    coupling : float
+        Share of the first group's path that is added to the next step of the second group's in the rotating state;
+        only for ``"rotation"``.
     dispersion : float
         Negative binomial r; ``inf`` gives Poisson counts.
     dt : float
@@ -87,7 +93,7 @@ def biclusters(
     Raises
     ------
     InputError
-        Sizes below 1, or a number of states the design does not have.
+        Sizes below 1, or a number of states or a coupling the design does not have.
 
     References
     ----------
@@ -101,8 +107,13 @@ def biclusters(
     """
     _check(n_clusters, units_per_cluster, n_states, n_factors, n_time, design)
     rng = np.random.default_rng(resolve_seed(random_state))
-    make = _rotation if design == "rotation" else _published
-    states, path = make(rng, n_clusters, n_states, n_factors, n_time)
+    if coupling and (design != "rotation" or n_clusters < 2):
+        raise InputError(explain("biclusters: coupling", expected="0, or two groups or more in design 'rotation'",
+                                 got=f"{coupling:g}, {n_clusters} groups, {design!r}"))  # fmt: skip
+    if design == "rotation":
+        states, path, moves = _rotation(rng, n_clusters, n_states, n_factors, n_time, coupling)
+    else:
+        states, path, moves = _published(rng, n_clusters, n_factors, n_time)
     path = path - path.mean(1, keepdims=True)
     clusters = np.repeat(np.arange(n_clusters), units_per_cluster)
     n_units = len(clusters)
@@ -120,38 +131,53 @@ def biclusters(
     )  # fmt: skip
     both = np.concatenate([level[:, None], loadings], 1)
     labels, modes, drive, paths, rows = (torch.from_numpy(x) for x in (clusters, states, eta.T.copy(), path, both))
-    return BiclusterSimulation(made, BiclusterTruth(labels, modes, drive, paths, rows, dispersion))
+    full = torch.from_numpy(_stacked(moves, coupling, n_states))
+    return BiclusterSimulation(made, BiclusterTruth(labels, modes, drive, paths, rows, dispersion, full))
+
+
+Moves = list[tuple[np.ndarray, np.ndarray]]  # of every group: A of the resting and of the moving state
 
 
 def _rotation(
-    rng: np.random.Generator, n_clusters: int, n_states: int, p: int, n_time: int
-) -> tuple[np.ndarray, np.ndarray]:
+    rng: np.random.Generator, n_clusters: int, n_states: int, p: int, n_time: int, coupling: float
+) -> tuple[np.ndarray, np.ndarray, Moves]:
     """States in turn for 40 to 60 bins; the second state rotates the path of every group."""
     states = _in_turn(rng, n_time, n_states, lambda: int(rng.integers(40, 61)))
     if n_states == 1:
         states = np.ones_like(states)  # the moving state alone
-    path = np.empty((n_clusters, n_time, p + 1))
+    path, moves = np.empty((n_clusters, n_time, p + 1)), []
     for j in range(n_clusters):
         turn, _ = np.linalg.qr(rng.normal(size=(p + 1, p + 1)))
         core = np.diag(np.full(p + 1, 0.9))
         core[:2, :2] = _plane(2 * np.pi / rng.uniform(25, 45))
-        moves = (0.3 * np.eye(p + 1), 0.995 * turn @ core @ turn.T)
-        path[j] = _walk(rng, states, moves, (0.05, 0.12))
-    return (np.zeros_like(states) if n_states == 1 else states), path
+        moves.append((0.3 * np.eye(p + 1), 0.995 * turn @ core @ turn.T))
+        driver = coupling * path[0] * (np.roll(states, -1) == 1)[:, None] if j == 1 else np.zeros((n_time, p + 1))
+        path[j] = _walk(rng, states, moves[j], (0.05, 0.12), driver)
+    return (np.zeros_like(states) if n_states == 1 else states), path, moves
 
 
-def _published(
-    rng: np.random.Generator, n_clusters: int, n_states: int, p: int, n_time: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _published(rng: np.random.Generator, n_clusters: int, p: int, n_time: int) -> tuple[np.ndarray, np.ndarray, Moves]:
     """White noise of variance 0.01, or an expanding rotation; the second half is kept."""
     states = _in_turn(rng, 2 * n_time, 2, lambda: int(rng.poisson(50)))
-    path = np.empty((n_clusters, 2 * n_time, p + 1))
+    path, moves = np.empty((n_clusters, 2 * n_time, p + 1)), []
     for j in range(n_clusters):
         turn, _ = np.linalg.qr(rng.normal(size=(p + 1, p + 1)))
         core = np.eye(p + 1)
         core[:2, :2] = _plane(np.pi / 20)
-        path[j] = _walk(rng, states, (0.01 * np.eye(p + 1), 1.01 * turn @ core @ turn.T), (0.1, 0.1))
-    return states[n_time:], path[:, n_time:]
+        moves.append((0.01 * np.eye(p + 1), 1.01 * turn @ core @ turn.T))
+        path[j] = _walk(rng, states, moves[j], (0.1, 0.1), np.zeros((2 * n_time, p + 1)))
+    return states[n_time:], path[:, n_time:], moves
+
+
+def _stacked(moves: Moves, coupling: float, n_states: int) -> np.ndarray:
+    """Transition matrix of all groups: (state, cluster, 1 + p, cluster, 1 + p)."""
+    k, q = len(moves), len(moves[0][0])
+    full = np.zeros((2, k, q, k, q))
+    for j, own in enumerate(moves):
+        full[:, j, :, j] = own
+    if coupling:
+        full[1, 1, :, 0] = coupling * np.eye(q)
+    return full[2 - n_states :]
 
 
 def _plane(angle: float) -> np.ndarray:
@@ -170,14 +196,15 @@ def _in_turn(rng: np.random.Generator, n_time: int, n_states: int, dwell: object
 
 
 def _walk(
-    rng: np.random.Generator, states: np.ndarray, moves: tuple[np.ndarray, np.ndarray], noise: tuple[float, float]
-) -> np.ndarray:
-    """Path of one group, (time, 1 + p)."""
+    rng: np.random.Generator, states: np.ndarray, moves: tuple[np.ndarray, np.ndarray], noise: tuple[float, float],
+    driver: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """Path of one group, (time, 1 + p); ``driver`` of a bin is added to the next."""
     q = len(moves[0])
     path = np.empty((len(states), q))
     path[0] = rng.normal(0, 0.3, q)
     for t in range(1, len(states)):
-        path[t] = moves[states[t]] @ path[t - 1] + rng.normal(0, noise[states[t]], q)
+        path[t] = moves[states[t]] @ path[t - 1] + driver[t - 1] + rng.normal(0, noise[states[t]], q)
     return path
 
 

@@ -49,6 +49,9 @@ class BiCluster(Estimator[BiClusterResult]):
         Width of a bin in s, for Spikes.
     epochs : str, optional
         Name of intervals at which paths and states start anew; bins outside them are left out.
+    coupled : bool, default False
+        Whether the paths of the groups act on each other: one transition and noise matrix a state for the stack of all
+        paths. The number of groups is inferred without coupling in the first 0.6 of the burn-in and fixed then.
     zeta : float, default 0.2
         P(K = k) is zeta (1 - zeta)^(k - 1) for K clusters; 0.415 means P(K <= 3) = 0.8.
     dirichlet_process : float, optional
@@ -111,6 +114,7 @@ class BiCluster(Estimator[BiClusterResult]):
     likelihood: str = param("negative_binomial", options=("negative_binomial", "poisson"))
     bin: float | None = param(None, float, low=0, open_low=True)
     epochs: str | None = param(None, str)
+    coupled: bool = param(False, bool)
     zeta: float = param(0.2, float, low=0, high=1 - 1e-9, open_low=True)
     dirichlet_process: float | None = param(None, float, low=0, open_low=True)
     alpha: float = param(5.0, float, low=0, open_low=True)
@@ -185,6 +189,9 @@ class BiCluster(Estimator[BiClusterResult]):
         if target is not None:
             raise InputError(explain("BiCluster.fit(target)", expected="None", got=type(target).__name__,
                                      fix="pass covariates in a Session"))  # fmt: skip
+        if self.coupled and self.dirichlet_process is not None:
+            raise InputError(explain("BiCluster.dirichlet_process", expected="None with coupled=True, which fixes the "
+                                     "number of groups", got=str(self.dirichlet_process)))  # fmt: skip
         return data
 
     def _fit(self, data: tuple[Any, ...], target: Any, run: Run) -> tuple[BiClusterResult, bool]:

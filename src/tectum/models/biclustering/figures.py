@@ -160,8 +160,28 @@ def held_out(result: BiClusterResult, *, ax: Axes | None = None) -> Axes:
     return label(ax, "", "log score (nats an entry)")
 
 
+def influence(result: BiClusterResult, *, state: int | None = None, ax: Axes | None = None) -> Axes:
+    """Draw how strongly each group drives each other group in a state (by default the longest), over its noise."""
+    share = result.occupancy()
+    state = int(share.argmax()) if state is None else state
+    if not 0 <= state < len(share):
+        raise InputError(explain("state", expected=f"0 to {len(share) - 1}", got=repr(state)))
+    ax, values = axes(ax, width=3.2, height=2.8), array(result.influence()[state])
+    drawn = ax.imshow(values, cmap=SEQUENTIAL, vmin=0)
+    for (row, column), value in np.ndenumerate(values):
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7,
+                color="white" if value < 0.6 * values.max() else "black")  # fmt: skip
+    ax.set_xticks(range(len(values)))
+    ax.set_yticks(range(len(values)))
+    ax.set_title(f"state {state}")
+    ax.figure.colorbar(drawn, ax=ax, label="driven part of a step over its noise", pad=0.02, fraction=0.045)
+    return label(ax, "driving group", "driven group")
+
+
 def available(result: BiClusterResult, kind: str) -> bool:
     """Whether the result has the data of a kind of figure."""
+    if kind == "influence":
+        return result.coupled
     return kind != "held_out" or result.score_held_out is not None
 
 
@@ -221,4 +241,5 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "numbers": counts_of,
     "check": check,
     "held_out": held_out,
+    "influence": influence,
 }

@@ -20,8 +20,9 @@ from .initial import initial_state
 from .model import Data, Hyper, make_data, make_hyper, n_active
 from .predict import snapshot_state
 from .result import BiClusterResult
-from .run import Chains, Plan, make_record, make_step, snapshot_draws, start_tally
+from .run import LAST_MOVE, Chains, Plan, Tally, make_record, make_step, snapshot_draws, start_tally
 from .splits import evidence_of_chains
+from .stacking import couple
 from .summary import (
     aligned_latents,
     constant_score,
@@ -89,6 +90,8 @@ def _refuse_too_large(model: BiCluster, n_units: int, n_time: int) -> None:
     stored = model.chains * model.draws * (n_time + 10 * n_units) * 2
     snapshots = model.chains * model.snapshots * model.max_clusters * n_time * (model.n_factors + 1) * 4
     paths = 8 * model.max_clusters * each * (model.n_factors + 1) ** 2
+    if model.coupled:
+        paths = each * (2 * min(slots, n_units) * (model.n_factors + 1) + 1) ** 2
     need = label_step + 14 * n_units * each + paths + stored + snapshots
     if need > model.memory * 2**30:
         raise TooLargeError(explain("BiCluster.memory", expected=f"at most {model.memory:g} GiB",
@@ -100,7 +103,8 @@ def hyper_of(model: BiCluster, n_units: int | None = None, like: Tensor | None =
     """Build the constants; without arguments those of the fitted model."""
     if like is None or n_units is None:
         rate = model.result_.rate
-        n_units, like = rate.shape[1], rate.to(highest_precision(rate.device))
+        made = hyper_of(model, rate.shape[1], rate.to(highest_precision(rate.device)))
+        return couple(made, rate.shape[1], model.result_.path.shape[2]) if model.result_.coupled else made
     return make_hyper(
         n_units, n_factors=model.n_factors, n_states=model.max_states, n_slots=model.max_clusters, zeta=model.zeta,
         alpha=float(model.alpha), gamma=float(model.gamma), kappa=float(model.kappa), r_shape=float(model.r_shape),
@@ -114,7 +118,8 @@ def sample_chains(model: BiCluster, made: Prepared, data: tuple[Any, ...], run: 
     tensors, hyper = made.data, made.hyper
     state = initial_state(model.chains, tensors, hyper, generator(spawn(run.seed, "start")))
     plan = Plan(model.burn, model.draws, model.thin, min(model.snapshots, model.draws), run.seed, made.held,
-                made.counts, run.dtype, model.exchange_every)  # fmt: skip
+                made.counts, run.dtype, model.exchange_every,
+                int(LAST_MOVE * model.burn) if model.coupled else None)  # fmt: skip
     keeper = None
     if run.checkpoint is not None:
         config = {**{k: v for k, v in model.get_params().items() if k != "device"},
@@ -138,12 +143,10 @@ def _describe(
     warn_if_apart(rhat, ess, passed or not model.warn_unconverged, best, model.chains)
     used = list(range(model.chains)) if passed else [best]
     tally, p = last.tally, model.n_factors
-    width = max(int(draws["labels"].max()) + 1, n_active(last.state))
+    width = tally.path.shape[2] if model.coupled else max(int(draws["labels"].max()) + 1, n_active(last.state))
     facts: dict[str, Any] = describe(draws, p)
-    facts["path"] = tally.path[:, :, :width].clone()
-    matrix = tally.matrix[:, :, :width]
-    facts |= {"transition": matrix[..., : p + 1].clone(), "drift": matrix[..., p + 1].clone(),
-              "noise": tally.noise[:, :, :width].clone(), "log_pi": tally.log_pi}  # fmt: skip
+    facts |= {"path": tally.path[:, :, :width].clone(), "log_pi": tally.log_pi}
+    facts |= _stacked(tally, p + 1) if model.coupled else _separate(tally, width)
     facts["step_draw"] = torch.tensor(snapshot_draws(plan), device=run.device)
     points: dict[str, Any] = point_partitions(draws["labels"][used].flatten(0, 1).long(),
                               draws["states"][used].flatten(0, 1).long(), n_slots=model.max_clusters,
@@ -160,6 +163,22 @@ def _describe(
     names = ("co_clustering", "state_similarity")
     cast |= {name: points[name].to(run.dtype) for name in names}
     return _filled(bare, cast), passed
+
+
+def _separate(tally: Tally, width: int) -> dict[str, Tensor]:
+    """Dynamics of every cluster."""
+    matrix = tally.matrix[:, :, :width]
+    return {"transition": matrix[..., :-1].clone(), "drift": matrix[..., -1].clone(),
+            "noise": tally.noise[:, :, :width].clone()}  # fmt: skip
+
+
+def _stacked(tally: Tally, q: int) -> dict[str, Tensor]:
+    """Dynamics of the stack, and the parts of them that stay inside a cluster."""
+    matrix, noise = tally.matrix[:, :, 0], tally.noise[:, :, 0]  # (chain, snapshot, state, K q, K q + 1)
+    across, spread = (x.unflatten(-1, (-1, q)).unflatten(-3, (-1, q)).clone() for x in (matrix[..., :-1], noise))
+    own, own_noise = (x.diagonal(dim1=3, dim2=5).movedim(-1, 2).clone() for x in (across, spread))
+    drift = matrix[..., -1].unflatten(-1, (-1, q)).movedim(-2, 2).clone()
+    return {"transition": own, "drift": drift, "noise": own_noise, "coupling": across, "coupling_noise": spread}
 
 
 def _empty(model: BiCluster, made: Prepared) -> dict[str, Any]:

@@ -223,6 +223,13 @@ def sample_components(state: State, n_clusters: int, data: Data, hyper: Hyper, g
     return Components(path, matrix, noise, log_weights)
 
 
+def named_components(state: State, hyper: Hyper, generator: torch.Generator) -> Components:
+    """Draw the weights of a fixed number of clusters, all of which exist whether they hold units or not."""
+    sizes = cluster_sizes(state.labels, hyper.n_slots).to(state.beta.dtype)
+    log_weights = sample_log_gamma(sizes + hyper.concentration, generator)
+    return Components(state.path, state.matrix, state.noise, log_weights)
+
+
 class LabelDraw(NamedTuple):
     """Outcome of the label step."""
 

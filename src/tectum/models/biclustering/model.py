@@ -60,6 +60,8 @@ class Hyper(NamedTuple):
     """(occupied + 1,) log V(t) of the partition prior."""
     log_prior: Tensor
     """(component,) log prior of the number of components."""
+    coupled: bool = False
+    """Whether the paths of all clusters follow one law of their stack; then ``n_slots`` clusters exist, always."""
 
     @property
     def partition(self) -> PartitionPrior:
@@ -81,9 +83,9 @@ class State(NamedTuple):
     states: Tensor
     """(chain, time) int64; the state of bin t governs the step from t - 1 into t."""
     matrix: Tensor
-    """(chain, slot, state, q, q + 1) [A b]."""
+    """(chain, slot, state, q, q + 1) [A b]; coupled: (chain, 1, state, D, D + 1) with D = slots times q."""
     noise: Tensor
-    """(chain, slot, state, q, q) Q."""
+    """(chain, slot, state, q, q) Q; coupled: (chain, 1, state, D, D)."""
     log_pi: Tensor
     """(chain, state, state)."""
     log_base: Tensor
@@ -137,14 +139,6 @@ def make_hyper(
     -------
     Hyper
     """
-    q = n_factors + 1
-    eye = torch.eye(q, dtype=like.dtype, device=like.device)
-    prior = MatrixNormalInverseWishart(
-        torch.nn.functional.pad(eye, (0, 1)),
-        torch.eye(q + 1, dtype=like.dtype, device=like.device),
-        torch.full((), q + 2.0, dtype=like.dtype, device=like.device),
-        0.01 * eye,
-    )
     number = _component_prior(n_slots, zeta, like)
     if dirichlet_process is not None:
         concentration = dirichlet_process / n_slots
@@ -152,10 +146,32 @@ def make_hyper(
         number[-1] = 0.0
     terms = _component_terms(n_units, number, concentration)  # (occupied + 1, component)
     return Hyper(
-        n_factors, n_states, n_slots, alpha, gamma, kappa, r_shape, r_rate, concentration, poisson, prior,
-        torch.log_softmax(terms, dim=-1).nan_to_num(nan=-torch.inf), torch.logsumexp(terms, dim=-1),
-        number,
+        n_factors, n_states, n_slots, alpha, gamma, kappa, r_shape, r_rate, concentration, poisson,
+        path_law(n_factors + 1, like=like), torch.log_softmax(terms, dim=-1).nan_to_num(nan=-torch.inf),
+        torch.logsumexp(terms, dim=-1), number,
     )  # fmt: skip
+
+
+def path_law(size: int, *, like: Tensor) -> MatrixNormalInverseWishart:
+    """Prior of the dynamics of a path of D components: Q ~ IW(D + 2, 0.01 I), [A b] around [I 0]."""
+    eye = torch.eye(size, dtype=like.dtype, device=like.device)
+    return MatrixNormalInverseWishart(
+        torch.nn.functional.pad(eye, (0, 1)),
+        torch.eye(size + 1, dtype=like.dtype, device=like.device),
+        torch.full((), size + 2.0, dtype=like.dtype, device=like.device),
+        0.01 * eye,
+    )
+
+
+def frozen_mixture(hyper: Hyper, n_units: int, n_clusters: int) -> Hyper:
+    """Constants of a mixture of exactly ``n_clusters`` named clusters, of which some may hold no unit."""
+    like = hyper.log_prior
+    number = torch.full_like(like[:n_clusters], -torch.inf)
+    number[-1] = 0.0
+    total = torch.as_tensor(hyper.concentration * n_clusters, dtype=like.dtype, device=like.device)
+    log_blocks = (torch.lgamma(total) - torch.lgamma(total + n_units)).expand(n_clusters + 1)
+    return hyper._replace(n_slots=n_clusters, log_prior=number, log_blocks=log_blocks,
+                          log_components=number.expand(n_clusters + 1, -1))  # fmt: skip
 
 
 def _component_prior(n_slots: int, zeta: float, like: Tensor) -> Tensor:
@@ -224,6 +240,18 @@ def cluster_sizes(labels: Tensor, n_clusters: int) -> Tensor:
     return (labels.unsqueeze(-2) == slots).sum(-1)
 
 
+def live(state: State, hyper: Hyper, n_clusters: int) -> Tensor:
+    """Tell which problems have a part in the density: occupied clusters, or the stack: (chain, problem) bool."""
+    if hyper.coupled:
+        return torch.ones_like(state.labels[:, :1], dtype=torch.bool)
+    return cluster_sizes(state.labels, n_clusters) > 0
+
+
+def n_used(state: State, hyper: Hyper) -> int:
+    """Slots that take part in a sweep: all of a fixed number, else those that hold a cluster in any chain."""
+    return hyper.n_slots if hyper.coupled else int(state.labels.max()) + 1
+
+
 def own_path(path: Tensor, labels: Tensor) -> Tensor:
     """Give every unit its cluster's path: (chain, unit, time, q)."""
     chains = torch.arange(labels.shape[0], device=labels.device).unsqueeze(-1)
@@ -282,7 +310,7 @@ def log_joint(state: State, data: Data, hyper: Hyper) -> Tensor:
     Tensor
         (chain,).
     """
-    n_clusters = n_active(state)
+    n_clusters = n_used(state, hyper)
     sizes = cluster_sizes(state.labels, n_clusters)
     eta = log_mean(state.beta, state.path[:, :n_clusters], state.labels, data)
     total = entry_log_prob(eta, state.log_r, data, poisson=hyper.poisson).sum((-2, -1))
@@ -293,25 +321,25 @@ def log_joint(state: State, data: Data, hyper: Hyper) -> Tensor:
         total = total + (gamma.log_prob(state.log_r.exp().cpu()).to(total.device)).sum(-1)
     return (
         total
-        + _dynamics_log_prob(state, data, hyper, sizes)
+        + _dynamics_log_prob(state, data, hyper, n_clusters)
         + states_log_prob(state.states, data, hyper, state.log_base)
     )
 
 
-def _dynamics_log_prob(state: State, data: Data, hyper: Hyper, sizes: Tensor) -> Tensor:
+def _dynamics_log_prob(state: State, data: Data, hyper: Hyper, k: int) -> Tensor:
     """Log density of paths and of their dynamics, over the occupied clusters: (chain,)."""
     from .paths import make_tables, step_log_prob
+    from .stacking import join
 
-    k = sizes.shape[-1]
     tables = make_tables(state.matrix[:, :k], state.noise[:, :k])
-    steps = step_log_prob(state.path[:, :k], tables, data.starts)  # (chain, cluster, time, state + 1)
-    index = torch.where(data.starts, hyper.n_states, state.states)[:, None, :, None].expand(-1, k, -1, -1)
+    steps = step_log_prob(join(state.path[:, :k], hyper), tables, data.starts)  # (chain, problem, time, state + 1)
+    index = torch.where(data.starts, hyper.n_states, state.states)[:, None, :, None].expand(-1, steps.shape[1], -1, -1)
     paths = steps.gather(-1, index).sum((-2, -1))
     law = hyper.regression
     priors = inverse_wishart_log_prob(state.noise[:, :k], dof=law.dof, scale=law.scale) + matrix_normal_log_prob(
         state.matrix[:, :k], mean=law.mean, row_covariance=state.noise[:, :k], precision=law.precision
     )
-    return torch.where(sizes > 0, paths + priors.sum(-1), 0.0).sum(-1)
+    return torch.where(live(state, hyper, k), paths + priors.sum(-1), 0.0).sum(-1)
 
 
 def states_log_prob(states: Tensor, data: Data, hyper: Hyper, log_base: Tensor | None = None) -> Tensor:

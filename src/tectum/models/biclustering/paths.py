@@ -13,6 +13,7 @@ from ...stats.conjugate import (
     MatrixNormalInverseWishart,
     RegressionStatistics,
     regression_statistics,
+    sample_regression,
     sample_stable_regression,
     update_regression,
 )
@@ -187,9 +188,30 @@ def sample_path(steps: Steps, evidence: Evidence, generator: torch.Generator) ->
     return found.shifted, found.retries
 
 
-def sample_translation(path: Tensor, steps: Steps, loadings: Tensor, level: Tensor, member: Tensor,
-                       generator: torch.Generator) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Move the level of every path and take it back in the units' levels; the predictor does not change.
+def level_evidence(loadings: Tensor, level: Tensor, member: Tensor) -> Evidence:
+    """What the prior of the units' levels says of a shift of the paths that these levels take back.
+
+    Parameters
+    ----------
+    loadings : Tensor
+        (chain, unit, q) C = (1, c).
+    level : Tensor
+        (chain, unit) d.
+    member : Tensor
+        (chain, cluster, unit) indicator.
+
+    Returns
+    -------
+    Evidence
+        (chain, cluster, 1, q, q) and (chain, cluster, 1, q).
+    """
+    outer = (loadings.unsqueeze(-1) * loadings.unsqueeze(-2)).flatten(-2)
+    precision = (member @ outer).unflatten(-1, (loadings.shape[-1],) * 2)
+    return Evidence(precision.unsqueeze(2), (member @ (loadings * level.unsqueeze(-1))).unsqueeze(2))
+
+
+def sample_translation(path: Tensor, steps: Steps, levels: Evidence, generator: torch.Generator) -> Tensor:
+    """Draw a shift of every path, which the units' levels take back so that the predictor does not change.
 
     Parameters
     ----------
@@ -197,29 +219,20 @@ def sample_translation(path: Tensor, steps: Steps, loadings: Tensor, level: Tens
         (chain, cluster, time, q).
     steps : Steps
         Prior, one entry a bin.
-    loadings : Tensor
-        (chain, unit, q) C = (1, c).
-    level : Tensor
-        (chain, unit) d.
-    member : Tensor
-        (chain, cluster, unit) indicator.
+    levels : Evidence
+        Of :func:`level_evidence`.
     generator : torch.Generator
         Source of random numbers.
 
     Returns
     -------
-    tuple of Tensor
-        New path and level.
+    Tensor
+        (chain, cluster, q).
     """
     both = steps.root + steps.root_before
-    precision = (both @ both.mT).sum(-3)  # (chain, cluster, q, q)
-    linear = -apply(both, residuals(path, steps)).sum(-2)
-    outer = (loadings.unsqueeze(-1) * loadings.unsqueeze(-2)).flatten(-2)
-    precision = precision + (member @ outer).unflatten(-1, (path.shape[-1],) * 2)
-    linear = linear + member @ (loadings * level.unsqueeze(-1))
-    move = sample_gaussian(precision, linear, generator)  # (chain, cluster, q)
-    shift = (member.mT @ move * loadings).sum(-1)
-    return path + move.unsqueeze(-2), level - shift
+    precision = (both @ both.mT).sum(-3) + levels.precision.squeeze(2)
+    linear = levels.information.squeeze(2) - apply(both, residuals(path, steps)).sum(-2)
+    return sample_gaussian(precision, linear, generator)
 
 
 def dynamics_statistics(path: Tensor, states: Tensor, data: Data, n_states: int) -> RegressionStatistics:
@@ -235,7 +248,7 @@ def sample_dynamics(
     path: Tensor, states: Tensor, data: Data, hyper: Hyper, generator: torch.Generator, *,
     current: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Draw [A b] and Q of every cluster and state given paths and states, restricted to stable A.
+    """Draw [A b] and Q of every cluster and state given paths and states; those of single clusters have a stable A.
 
     Parameters
     ----------
@@ -256,6 +269,8 @@ def sample_dynamics(
         (chain, cluster, state, q, q + 1) and (chain, cluster, state, q, q).
     """
     law = update_regression(hyper.regression, dynamics_statistics(path, states, data, hyper.n_states))
+    if hyper.coupled:  # the published full form has no bound
+        return sample_regression(law, generator)
     return sample_stable_regression(law, generator, current=current, max_radius=MAX_RADIUS, tries=16)
 
 
@@ -269,6 +284,8 @@ def sample_prior_dynamics(
     wide = MatrixNormalInverseWishart(
         law.mean.expand(*batch, q, q + 1), law.precision, law.dof.expand(batch), law.scale.expand(*batch, q, q)
     )
+    if hyper.coupled:
+        return sample_regression(wide, generator)
     return sample_stable_regression(wide, generator, max_radius=MAX_RADIUS, tries=200)
 
 

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from ...core.random import generator, spawn
-from .model import Data, Hyper, State, entry_log_prob, log_mean, membership, n_active
-from .paths import effective_states, look_up, make_tables, sample_path
+from .model import Data, Hyper, State, entry_log_prob, log_mean, n_used
 from .result import BiClusterResult
 from .segments import sample_state_path
-from .sweep import augment, correct_paths, path_evidence, update_states, update_windows
+from .sweep import augment, draw_paths, update_states, update_windows
 
 SWEEPS = 40  # of paths and states in a new session; the second half counts
 
@@ -38,12 +37,15 @@ def snapshot_state(result: BiClusterResult, *, chains: list[int] | None = None, 
 
     at = result.step_draw
     beta = torch.cat([result.loading_draws[:, at], result.weight_draws[:, at]], -1)
-    matrix = torch.cat([result.transition, result.drift.unsqueeze(-1)], -1)
+    matrix, noise = torch.cat([result.transition, result.drift.unsqueeze(-1)], -1), result.noise
+    if result.coupling is not None and result.coupling_noise is not None:
+        across, noise = (x.flatten(-2).flatten(-3, -2).unsqueeze(2) for x in (result.coupling, result.coupling_noise))
+        matrix = torch.cat([across, result.drift.movedim(2, -2).flatten(-2).unsqueeze(-1).unsqueeze(2)], -1)
     log_pi = joined(result.log_pi).to(dtype)
     return State(
         joined(result.label_draws[:, at]).long(), joined(beta).to(dtype),
         joined(result.dispersion_draws[:, at]).to(dtype).log(), joined(result.path).to(dtype),
-        joined(result.state_draws[:, at]).long(), joined(matrix).to(dtype), joined(result.noise).to(dtype), log_pi,
+        joined(result.state_draws[:, at]).long(), joined(matrix).to(dtype), joined(noise).to(dtype), log_pi,
         torch.zeros_like(log_pi[:, 0]), log_pi.new_zeros(len(log_pi), 5),
     )  # fmt: skip
 
@@ -77,7 +79,7 @@ def infer_session(state: State, data: Data, hyper: Hyper, *, seed: int, entries:
     tuple of Tensor and (Tensor or None)
         (time, unit) expected counts, and (entry,) log predictive probabilities.
     """
-    k = n_active(state)
+    k = n_used(state, hyper)
     draw = generator(spawn(seed, "start"))
     n_time = data.counts.shape[1]
     flat = torch.zeros_like(state.log_pi[:, :1, :]).expand(-1, n_time, -1)
@@ -105,11 +107,7 @@ def infer_session(state: State, data: Data, hyper: Hyper, *, seed: int, entries:
 def _latents(state: State, data: Data, hyper: Hyper, draw: torch.Generator, k: int) -> State:
     """One sweep over paths and states alone."""
     aug = augment(state, data, hyper, draw, n_clusters=k)
-    tables = make_tables(state.matrix[:, :k], state.noise[:, :k])
-    steps = look_up(tables, effective_states(state.states, data.starts, hyper.n_states))
-    path, _ = sample_path(steps, path_evidence(state, aug, data, hyper, n_clusters=k), draw)
-    if hyper.poisson:
-        path, _ = correct_paths(state, path, data, membership(state.labels, k, like=state.beta), draw)
+    path = draw_paths(state, aug, data, hyper, draw, n_clusters=k).path
     state = state._replace(path=torch.cat([path, state.path[:, k:]], 1))
     if hyper.n_states == 1:
         return state

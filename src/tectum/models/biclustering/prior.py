@@ -21,6 +21,7 @@ from ...stats.hdp import sample_transition_matrix
 from .labels import Components, compact
 from .model import POISSON_DISPERSION, Data, Hyper, State, log_mean, n_active
 from .paths import sample_prior_dynamics, sample_prior_path
+from .stacking import part
 
 
 def sample_prior_state(n_chains: int, data: Data, hyper: Hyper, generator: torch.Generator) -> State:
@@ -52,10 +53,10 @@ def sample_prior_state(n_chains: int, data: Data, hyper: Hyper, generator: torch
     zero = like.new_zeros(n_chains, hyper.n_states, hyper.n_states)
     log_pi = sample_transition_matrix(zero, log_base, alpha=hyper.alpha, kappa=hyper.kappa, generator=generator)
     states = sample_prior_states(log_pi, data.starts, generator)
-    matrix, noise = sample_prior_dynamics(n_chains, hyper.n_slots, hyper, generator)
-    path = sample_prior_path(matrix, noise, states, data.starts, generator)
+    matrix, noise = sample_prior_dynamics(n_chains, 1 if hyper.coupled else hyper.n_slots, hyper, generator)
+    path = part(sample_prior_path(matrix, noise, states, data.starts, generator), hyper)
     state = State(labels, beta, log_r, path, states, matrix, noise, log_pi, log_base, like.new_zeros(n_chains, 5))
-    return compact(state, Components(path, matrix, noise, like), labels)
+    return state if hyper.coupled else compact(state, Components(path, matrix, noise, like), labels)
 
 
 def sample_prior_labels(like: Tensor, hyper: Hyper, generator: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...core.errors import InputError, explain
 from ...core.result import Result, Section, axes
 from .summary import SCALARS
 
@@ -23,7 +24,8 @@ class BiClusterResult(Result):
     Draws keep the raw labels of the sampler. ``clusters`` and ``states`` are the partitions of largest posterior
     expected adjusted Rand index; latents are aligned to them. Axis ``component``: entry 0 is the level (m of a path, d
     of a unit), the others are the factors (x of a path, c of a unit). Axis ``step``: whole draws kept of each chain;
-    axis ``block``: slots of clusters in these.
+    axis ``block``: slots of clusters in these. ``coupling`` is the whole A of a coupled fit, driven before driving
+    block, of which ``transition`` holds the diagonal blocks; ``coupling_noise`` likewise.
     """
 
     clusters: Tensor = axes("unit")  #: group of each unit, int64
@@ -63,6 +65,10 @@ class BiClusterResult(Result):
     transition: Tensor = axes("chain", "step", "block", "state", "component", "component")  #: A
     drift: Tensor = axes("chain", "step", "block", "state", "component")  #: b
     noise: Tensor = axes("chain", "step", "block", "state", "component", "component")  #: Q
+    coupling: Tensor | None = axes("chain", "step", "state", "block", "component", "block", "component", default=None)
+    coupling_noise: Tensor | None = axes(
+        "chain", "step", "state", "block", "component", "block", "component", default=None
+    )
     log_pi: Tensor = axes("chain", "step", "state", "state")
     step_draw: Tensor = axes("step")  #: number of the draw, int64
     # checks
@@ -115,6 +121,23 @@ class BiClusterResult(Result):
     def occupancy(self) -> Tensor:
         """Return the share of bins of each state of the point sequence: (state,)."""
         return torch.bincount(self.states) / len(self.states)
+
+    @property
+    def coupled(self) -> bool:
+        """Whether the paths of the groups act on each other."""
+        return self.coupling is not None
+
+    def influence(self) -> Tensor:
+        """Return how strongly each group drives each other in every state: (state, cluster, cluster).
+
+        Driven before driving group, in units of the driven group's noise; see :func:`.coupling.influence`.
+        """
+        from .coupling import influence
+
+        if not self.coupled:
+            raise InputError(explain("BiClusterResult.influence", expected="a coupled fit", got="separate groups",
+                                     fix="BiCluster(coupled=True)"))  # fmt: skip
+        return influence(self)
 
     def to_arviz(self) -> Any:
         """Return the draws in ArviZ's container: InferenceData (0.x) or an xarray DataTree (1.x)."""

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ...core.random import generator, spawn
 from .annealed import split_or_merge
+from .coupling import freeze
 from .guide import make_guide
 from .model import Data, Hyper, State, cluster_sizes, entry_log_prob, log_joint, log_mean, n_active, own_path
 from .splits import merge_clusters, merge_states, split_clusters
+from .stacking import couple
 from .sweep import sweep, update_dynamics
 
 MOVES = (10, 35, 100, 250, 500, 1000)  # sweeps after which clusters are split and merged by evidence
@@ -59,6 +61,8 @@ class Plan(NamedTuple):
     dtype: torch.dtype
     exchange_every: int = 0
     """Sweeps after burn-in between two exact attempts to split or merge clusters; 0: none."""
+    freeze: int | None = None
+    """Sweeps after which the number of clusters is fixed and their paths are coupled."""
 
 
 def start_tally(state: State, plan: Plan) -> Tally:
@@ -70,21 +74,30 @@ def start_tally(state: State, plan: Plan) -> Tally:
     return Tally(log_score, path, matrix, noise, pi)
 
 
+def law_at(n: int, hyper: Hyper, plan: Plan, state: State) -> Hyper:
+    """Constants of sweep n."""
+    if plan.freeze is None or n < plan.freeze:
+        return hyper
+    return couple(hyper, state.labels.shape[1], state.path.shape[1])
+
+
 def make_step(data: Data, hyper: Hyper, plan: Plan) -> Callable[[Chains, Any], Chains]:
     """Return one step of `gibbs`: a sweep, in the burn-in moves of clusters, after it exact ones and the sums.
 
     Numbers are drawn on the CPU from (seed, sweep), so that every device gives the same chains.
     """
-    guide = make_guide(data, hyper) if plan.exchange_every else None
+    guide = make_guide(data, hyper) if plan.exchange_every and plan.freeze is None else None
 
     def step(chains: Chains, _: torch.Generator) -> Chains:
-        n = chains.n
-        state = sweep(chains.state, data, hyper, generator(spawn(plan.seed, "sweep", n)))
+        n, state, tally = chains.n, chains.state, chains.tally
+        if n == plan.freeze:
+            state = freeze(state, data, hyper)
+            tally = start_tally(state, plan)
+        state = sweep(state, data, law_at(n, hyper, plan, state), generator(spawn(plan.seed, "sweep", n)))
         if n in MOVES and n < LAST_MOVE * plan.burn:
             state = move_clusters(state, data, hyper, plan, n)
         if guide is not None and n >= plan.burn and (n - plan.burn + 1) % plan.exchange_every == 0:
             state = split_or_merge(state, data, hyper, generator(spawn(plan.seed, "exchange", n)), guide=guide)[0]
-        tally = chains.tally
         if n >= plan.burn and (n - plan.burn + 1) % plan.thin == 0:
             tally = add_to_tally(tally, state, data, hyper, plan, (n - plan.burn) // plan.thin)
         return Chains(state, tally, n + 1)
@@ -127,7 +140,7 @@ def make_record(data: Data, hyper: Hyper, plan: Plan) -> Callable[[Chains], dict
 
     def record(chains: Chains) -> dict[str, Tensor]:
         state = chains.state
-        n_clusters = n_active(state)
+        law, n_clusters = law_at(chains.n - 1, hyper, plan, state), n_active(state)
         names = torch.arange(hyper.n_states, device=state.states.device).unsqueeze(-1)
         share = (state.states.unsqueeze(1) == names).to(state.beta.dtype).mean(-1)  # (chain, state)
         change = (state.states[:, 1:] != state.states[:, :-1]) & ~data.starts[1:]
@@ -135,7 +148,7 @@ def make_record(data: Data, hyper: Hyper, plan: Plan) -> Callable[[Chains], dict
         scalars = {
             "n_clusters": (cluster_sizes(state.labels, n_clusters) > 0).sum(-1),
             "n_states": (share >= OCCUPIED).sum(-1), "n_switches": change.sum(-1),
-            "log_joint": log_joint(state, data, hyper), "mean_log_dispersion": state.log_r.mean(-1),
+            "log_joint": log_joint(state, data, law), "mean_log_dispersion": state.log_r.mean(-1),
             "latent_norm": factors.square().sum(-1).mean((-1, -2)).sqrt(),
         }  # fmt: skip
         return {

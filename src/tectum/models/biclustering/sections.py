@@ -63,9 +63,11 @@ def _states(result: BiClusterResult) -> Section:
     share = result.occupancy().tolist()
     rows = (("state", "share of time"), *((k, f"{s:.3f}") for k, s in enumerate(share)))
     text = "States differ in the linear dynamics of the groups' paths, not in mean rates alone."
+    driven = (("What each group adds to a step of the others, over its noise.", _draw(result, "influence")),)
     return Section(title="States", text=text, table=rows, figures=(
         ("Probability that two bins share a state.", _draw(result, "state_similarity")),
         ("Posterior of the number of groups, and of states with at least 2 % of the time.", _draw(result, "numbers")),
+        *(driven if result.coupled else ()),
     ))  # fmt: skip
 
 
@@ -106,11 +108,13 @@ def _methods(result: BiClusterResult) -> Section:
     p = result.latent.shape[-1] - 1
     text = (
         f"Counts in bins of {result.dt:g} s were modelled as {law}, with log mean equal to a unit's level plus the "
-        f"level and {p} factors of its group's latent path. Paths followed linear dynamics that switch with a "
-        "hidden state. The number of groups had a mixture-of-finite-mixtures prior, the states a sticky hierarchical "
+        f"level and {p} factors of its group's latent path. Paths followed linear dynamics "
+        f"{'of all groups together ' if result.coupled else ''}that switch with a hidden state. The number of groups "
+        "had a mixture-of-finite-mixtures prior, the states a sticky hierarchical "
         f"Dirichlet process (weak limit). {chains} chains of {draws} draws were drawn by Gibbs steps with Polya-Gamma "
         "augmentation; labels and loadings of all units moved jointly by corrected Laplace proposals. Chains started "
         "from merged spectral clusters, and clusters were split and merged by Laplace evidence during burn-in only. "
+        f"{'From then on their number was fixed. ' if result.coupled else ''}"
         "The reported partitions maximise the posterior expected adjusted Rand index.\n\n"
         "Levels of paths, the basis of factors and the names of groups and states are not identified by the model: "
         "paths are shown centred, with uncorrelated factors of falling variance."

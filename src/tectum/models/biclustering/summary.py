@@ -34,7 +34,7 @@ def diagnose(draws: dict[str, Tensor]) -> tuple[Tensor, Tensor, bool]:
         (scalar,) R-hat and ESS in the order of ``SCALARS``; whether all pass.
     """
     table = torch.stack([draws[name] for name in SCALARS], -1)
-    if table.shape[1] < 4:
+    if len(table) < 2 or table.shape[1] < 4:  # one chain cannot show that it has found all there is
         nan = table.new_full((len(SCALARS),), torch.nan)
         return nan, nan, False
     table = table.to("cpu", torch.float64)

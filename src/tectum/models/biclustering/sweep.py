@@ -11,23 +11,26 @@ from ...stats.distributions import negative_binomial_log_prob, poisson_log_prob,
 from ...stats.gaussian import Evidence, augmented_evidence, sample_gaussian
 from ...stats.hdp import sample_sticky_transitions, transition_counts
 from ...stats.polya_gamma import sample_polya_gamma
-from .labels import compact, sample_components, sample_labels
+from .labels import compact, named_components, sample_components, sample_labels
 from .model import (
     POISSON_DISPERSION,
     Data,
     Hyper,
     State,
-    cluster_sizes,
     design,
     fixed_part,
+    live,
     log_mean,
     membership,
     n_active,
+    n_used,
     own_path,
     path_loadings,
 )
 from .paths import (
+    Steps,
     effective_states,
+    level_evidence,
     look_up,
     make_tables,
     sample_dynamics,
@@ -36,6 +39,7 @@ from .paths import (
     step_log_prob,
 )
 from .segments import flip_windows, sample_state_path, state_emission
+from .stacking import join, join_evidence, part
 
 PG_TERMS = 3  # of the Gamma sum; the rest has the right mean and variance
 R_STEP, R_TRIES = 0.4, 2
@@ -67,7 +71,7 @@ def sweep(state: State, data: Data, hyper: Hyper, generator: torch.Generator) ->
     State
         The next state.
     """
-    n_clusters = n_active(state)
+    n_clusters = n_used(state, hyper)
     state = update_paths(state, data, hyper, generator, n_clusters=n_clusters)
     state = update_transitions(state, data, hyper, generator)
     state = update_dynamics(state, data, hyper, generator, n_clusters=n_clusters)
@@ -100,12 +104,13 @@ def augment(state: State, data: Data, hyper: Hyper, generator: torch.Generator, 
 
 
 def path_evidence(state: State, aug: Augmented, data: Data, hyper: Hyper, *, n_clusters: int) -> Evidence:
-    """What the augmented counts say of the paths."""
+    """What the augmented counts say of the paths, one problem of the dynamics each."""
     member = membership(state.labels, n_clusters, like=state.beta)
     offset = fixed_part(state.beta, data, hyper.n_factors) - state.log_r.unsqueeze(-1)
-    return augmented_evidence(
+    found = augmented_evidence(
         path_loadings(state.beta, hyper.n_factors), aug.omega, kappa=aug.kappa, offset=offset, membership=member
     )
+    return join_evidence(found, hyper)
 
 
 def update_paths(state: State, data: Data, hyper: Hyper, generator: torch.Generator, *, n_clusters: int) -> State:
@@ -124,26 +129,54 @@ def update_paths(state: State, data: Data, hyper: Hyper, generator: torch.Genera
     State
     """
     aug = augment(state, data, hyper, generator, n_clusters=n_clusters)
-    tables = make_tables(state.matrix[:, :n_clusters], state.noise[:, :n_clusters])
-    steps = look_up(tables, effective_states(state.states, data.starts, hyper.n_states))
-    evidence = path_evidence(state, aug, data, hyper, n_clusters=n_clusters)
-    path, retries = sample_path(steps, evidence, generator)
-    share = torch.ones_like(state.rates[:, 0])
-    member = membership(state.labels, n_clusters, like=state.beta)
-    if hyper.poisson:
-        path, share = correct_paths(state, path, data, member, generator)
-    loadings = path_loadings(state.beta, hyper.n_factors)
-    path, level = sample_translation(path, steps, loadings, state.beta[..., 0], member, generator)
-    state = _with_path(state, path)._replace(beta=torch.cat([level.unsqueeze(-1), state.beta[..., 1:]], -1))
+    drawn = draw_paths(state, aug, data, hyper, generator, n_clusters=n_clusters)
+    state = translate(_with_path(state, drawn.path), drawn.steps, hyper, generator, n_clusters=n_clusters)
     if not hyper.poisson:
         state = update_loadings(state, aug, data, hyper, generator, n_clusters=n_clusters)
-    rates = torch.stack([share, state.rates[:, 1], state.rates[:, 2], state.rates[:, 3],
-                         retries.sum(-1).to(share.dtype)], -1)  # fmt: skip
+    rates = torch.stack([drawn.accepted, *state.rates[:, 1:4].unbind(-1), drawn.retries.to(drawn.accepted)], -1)
     state = state._replace(rates=rates)
     if hyper.n_states == 1:
         return state
     state = update_windows(state, aug, data, hyper, generator, n_clusters=n_clusters)
     return update_states(state, data, hyper, generator, n_clusters=n_clusters)
+
+
+class PathDraw(NamedTuple):
+    """New paths and how they came about."""
+
+    path: Tensor
+    """(chain, cluster, time, q)."""
+    steps: Steps
+    """Prior of the problems of the dynamics, one entry a bin."""
+    accepted: Tensor
+    """(chain,) share of accepted paths."""
+    retries: Tensor
+    """(chain,) levels of jitter."""
+
+
+def draw_paths(
+    state: State, aug: Augmented, data: Data, hyper: Hyper, generator: torch.Generator, *, n_clusters: int
+) -> PathDraw:
+    """Draw the paths of all clusters given augmented counts, corrected for Poisson counts."""
+    tables = make_tables(state.matrix[:, :n_clusters], state.noise[:, :n_clusters])
+    steps = look_up(tables, effective_states(state.states, data.starts, hyper.n_states))
+    drawn, retries = sample_path(steps, path_evidence(state, aug, data, hyper, n_clusters=n_clusters), generator)
+    path, share = part(drawn, hyper), torch.ones_like(state.rates[:, 0])
+    if hyper.poisson:
+        path, share = correct_paths(state, path, data, hyper, generator)
+    return PathDraw(path, steps, share, retries.sum(-1))
+
+
+def translate(state: State, steps: Steps, hyper: Hyper, generator: torch.Generator, *, n_clusters: int) -> State:
+    """Shift every path and take it back in the units' levels; the predictor does not change."""
+    path, level = state.path[:, :n_clusters], state.beta[..., 0]
+    member = membership(state.labels, n_clusters, like=state.beta)
+    loadings = path_loadings(state.beta, hyper.n_factors)
+    levels = join_evidence(level_evidence(loadings, level, member), hyper)
+    move = part(sample_translation(join(path, hyper), steps, levels, generator), hyper)  # (chain, cluster, q)
+    level = level - (member.mT @ move * loadings).sum(-1)
+    beta = torch.cat([level.unsqueeze(-1), state.beta[..., 1:]], -1)
+    return _with_path(state, path + move.unsqueeze(-2))._replace(beta=beta)
 
 
 def _with_path(state: State, path: Tensor) -> State:
@@ -159,16 +192,19 @@ def _surrogate_ratio(eta: Tensor, data: Data) -> Tensor:
 
 
 def correct_paths(
-    state: State, path: Tensor, data: Data, member: Tensor, generator: torch.Generator
+    state: State, path: Tensor, data: Data, hyper: Hyper, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Accept every cluster's path with the ratio of Poisson to negative binomial likelihoods."""
+    """Accept each cluster's path (coupled: all together) by the ratio of Poisson to negative binomial likelihoods."""
     n_clusters = path.shape[1]
+    member = membership(state.labels, n_clusters, like=state.beta)
     before = _surrogate_ratio(log_mean(state.beta, state.path[:, :n_clusters], state.labels, data), data)
     after = _surrogate_ratio(log_mean(state.beta, path, state.labels, data), data)
     gain = (member @ (after - before).sum(-1, keepdim=True)).squeeze(-1)  # (chain, cluster)
+    if hyper.coupled:
+        gain = gain.sum(-1, keepdim=True)
     keep = gain > -sample_exponential(gain, generator)
-    occupied = member.sum(-1) > 0
-    share = (keep & occupied).sum(-1) / occupied.sum(-1)
+    there = live(state, hyper, n_clusters)
+    share = (keep & there).sum(-1) / there.sum(-1)
     return torch.where(keep[..., None, None], path, state.path[:, :n_clusters]), share.to(path.dtype)
 
 
@@ -196,14 +232,13 @@ def update_windows(
     """Flip windows of the state sequence with the paths inside integrated out."""
     if hyper.poisson:
         aug = augment(state, data, hyper, generator, n_clusters=n_clusters)
-    occupied = cluster_sizes(state.labels, n_clusters) > 0
     path = state.path[:, :n_clusters]
     flip = flip_windows(
-        state.states, path, tables=make_tables(state.matrix[:, :n_clusters], state.noise[:, :n_clusters]),
+        state.states, join(path, hyper), tables=make_tables(state.matrix[:, :n_clusters], state.noise[:, :n_clusters]),
         evidence=path_evidence(state, aug, data, hyper, n_clusters=n_clusters), log_pi=state.log_pi,
-        starts=data.starts, occupied=occupied, generator=generator,
+        starts=data.starts, occupied=live(state, hyper, n_clusters), generator=generator,
     )  # fmt: skip
-    new_states, new_path = flip.states, flip.path
+    new_states, new_path = flip.states, part(flip.path, hyper)
     if hyper.poisson:
         before = _surrogate_ratio(log_mean(state.beta, path, state.labels, data), data)
         after = _surrogate_ratio(log_mean(state.beta, new_path, state.labels, data), data)
@@ -221,8 +256,8 @@ def update_windows(
 def update_states(state: State, data: Data, hyper: Hyper, generator: torch.Generator, *, n_clusters: int) -> State:
     """Draw the whole state sequence given the paths."""
     tables = make_tables(state.matrix[:, :n_clusters], state.noise[:, :n_clusters])
-    log_steps = step_log_prob(state.path[:, :n_clusters], tables, data.starts)[..., :-1]
-    emission = state_emission(log_steps, cluster_sizes(state.labels, n_clusters) > 0)
+    log_steps = step_log_prob(join(state.path[:, :n_clusters], hyper), tables, data.starts)[..., :-1]
+    emission = state_emission(log_steps, live(state, hyper, n_clusters))
     emission = torch.where(data.starts[:, None], 0.0, emission)  # a first bin says nothing of its state
     return state._replace(states=sample_state_path(emission, state.log_pi, data.starts, generator))
 
@@ -243,7 +278,8 @@ def update_transitions(state: State, data: Data, hyper: Hyper, generator: torch.
 def update_dynamics(state: State, data: Data, hyper: Hyper, generator: torch.Generator, *, n_clusters: int) -> State:
     """Draw the dynamics of the clusters in use given paths and states."""
     current = (state.matrix[:, :n_clusters], state.noise[:, :n_clusters])
-    matrix, noise = sample_dynamics(state.path[:, :n_clusters], state.states, data, hyper, generator, current=current)
+    path = join(state.path[:, :n_clusters], hyper)
+    matrix, noise = sample_dynamics(path, state.states, data, hyper, generator, current=current)
     return state._replace(
         matrix=torch.cat([matrix, state.matrix[:, n_clusters:]], 1),
         noise=torch.cat([noise, state.noise[:, n_clusters:]], 1),
@@ -251,14 +287,22 @@ def update_dynamics(state: State, data: Data, hyper: Hyper, generator: torch.Gen
 
 
 def update_labels(state: State, data: Data, hyper: Hyper, generator: torch.Generator, *, n_clusters: int) -> State:
-    """Draw number of clusters, weights, empty clusters, then label and coefficients of all units."""
-    components = sample_components(state, n_clusters, data, hyper, generator)
+    """Draw number of clusters, weights, empty clusters, then label and coefficients of all units.
+
+    In the coupled form the number is fixed, and clusters without units keep their part of the stack.
+    """
+    components = (
+        named_components(state, hyper, generator)
+        if hyper.coupled
+        else sample_components(state, n_clusters, data, hyper, generator)
+    )
     drawn = sample_labels(
         state.labels, state.beta, components=components, log_r=state.log_r, data=data, poisson=hyper.poisson,
         generator=generator,
     )  # fmt: skip
     rates = torch.cat([state.rates[:, :2], drawn.accepted.unsqueeze(-1), state.rates[:, 3:]], -1)
-    return compact(state._replace(beta=drawn.beta, rates=rates), components, drawn.labels)
+    state = state._replace(beta=drawn.beta, rates=rates)
+    return state._replace(labels=drawn.labels) if hyper.coupled else compact(state, components, drawn.labels)
 
 
 def update_dispersion(state: State, data: Data, hyper: Hyper, generator: torch.Generator) -> State:
