@@ -1,10 +1,9 @@
 """Sweeps of BiCluster on the published design, their scaling, and the public reference implementation beside them.
 
-Run: ``python benchmarks/biclustering.py [--reference PATH] [--large] [--out FILE]`` (about a minute; with ``--large``
-some more, and 4 GiB). The reference is a clone of weigcdsb/bi_clustering; its loop lives in notebooks whose names
-differ between versions, so that PATH is a script of yours that runs N iterations of it on the counts saved in
-``counts.npy`` (unit, bin) of the working folder and takes N as its argument; the time of N=0 is subtracted. Nothing of
-it is copied here. All times are of one thread.
+Run: ``python benchmarks/biclustering.py [--reference CHECKOUT --reference-python PYTHON] [--large] [--out FILE]`` (a
+minute; with ``--large`` some more, and 4 GiB; with the reference as long as ``--seconds`` says). CHECKOUT is a clone of
+weigcdsb/bi_clustering and PYTHON an interpreter that can run it, see ``biclustering_reference.py``; nothing of it is
+copied here. The reference simulates the counts, and both sides work on these, one after the other, one thread each.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from __future__ import annotations
 import argparse
 import resource
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,27 +23,31 @@ from tectum.core.random import generator, spawn
 from tectum.datasets.simulate.biclusters import biclusters
 from tectum.models.biclustering.initial import initial_state
 from tectum.models.biclustering.model import Data, Hyper, State, make_data, make_hyper
+from tectum.models.biclustering.run import Chains, Plan, make_step, start_tally
 from tectum.models.biclustering.sweep import sweep
+from tectum.stats.clustering import adjusted_rand
 
-ITERATIONS = 10  # of the reference
 
-
-def world(n_units: int, n_time: int) -> tuple[Data, Hyper, torch.Tensor]:
+def world(n_units: int, n_time: int) -> tuple[Data, Hyper]:
     """Simulate the published design at a size."""
     sim = biclusters(3, max(1, n_units // 3), n_time=n_time, design="published", random_state=0)
     y = sim.data.values.T.double()
     keep = y.sum(-1) > 0
     data = make_data(y[keep], torch.ones_like(y[keep], dtype=torch.bool), starts=torch.arange(n_time) == 0)
-    hyper = make_hyper(
-        int(keep.sum()), n_factors=2, n_states=10, n_slots=20, zeta=0.2, alpha=5.0, gamma=5.0, kappa=10.0, r_shape=1.0,
-        r_rate=1.0, poisson=False, like=y,
+    return data, published_hyper(y[keep])
+
+
+def published_hyper(counts: torch.Tensor) -> Hyper:
+    """Return the published constants for counts (unit, bin)."""
+    return make_hyper(
+        len(counts), n_factors=2, n_states=10, n_slots=20, zeta=0.2, alpha=5.0, gamma=5.0, kappa=10.0, r_shape=1.0,
+        r_rate=1.0, poisson=False, like=counts,
     )  # fmt: skip
-    return data, hyper, y
 
 
 def seconds_per_sweep(n_chains: int, n_units: int, n_time: int, *, n_sweeps: int = 30) -> float:
     """Median time of a sweep after a warm-up."""
-    data, hyper, _ = world(n_units, n_time)
+    data, hyper = world(n_units, n_time)
     with torch.no_grad():
         state: State = initial_state(n_chains, data, hyper, generator(0))
         times = []
@@ -55,22 +58,88 @@ def seconds_per_sweep(n_chains: int, n_units: int, n_time: int, *, n_sweeps: int
     return float(np.median(times[5:]))
 
 
-def seconds_of_reference(script: Path) -> float:
-    """Time of an iteration of the reference on the same counts, start-up subtracted."""
+class Race(NamedTuple):
+    """How a run came to the true partition of the units."""
+
+    step: float
+    """Median seconds of a sweep or an iteration."""
+    first: float
+    """Seconds until the partition is right for the first time; infinite if never."""
+    stays: float
+    """Seconds from which it is right to the end; infinite if it is not right at the end."""
+    share: float
+    """Share of right partitions in the second half of the run."""
+    total: float
+    """Seconds of the whole run."""
+
+
+def race(seconds: np.ndarray, right: np.ndarray) -> Race:
+    """Summarise seconds since the beginning and whether the partition was right, one an iteration."""
+    step, end = float(np.median(np.diff(seconds))), float(seconds[-1])
+    share = float(right[len(right) // 2 :].mean())
+    if not right.any():
+        return Race(step, np.inf, np.inf, share, end)
+    wrong = np.flatnonzero(~right)
+    after = 0 if not len(wrong) else int(wrong[-1]) + 1
+    stays = float(seconds[after]) if after < len(right) else np.inf
+    return Race(step, float(seconds[right.argmax()]), stays, share, end)
+
+
+def reference_run(checkout: Path, python: Path, *, seconds: float) -> tuple[Race, np.ndarray, np.ndarray]:
+    """Run the reference as published up to a bound: the race, the counts (unit, bin) and the true labels."""
     with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder) / "counts.npy", world(30, 500)[2].numpy().astype(int))
-        took = []
-        for n in (0, ITERATIONS):
-            began = time.perf_counter()
-            subprocess.run([sys.executable, str(script.resolve()), str(n)], cwd=folder, check=True)
-            took.append(time.perf_counter() - began)
-    return (took[1] - took[0]) / ITERATIONS
+        out, script = Path(folder) / "seen.npz", Path(__file__).with_name("biclustering_reference.py")
+        subprocess.run([str(python), str(script), str(checkout), str(out), "--seconds", str(seconds)], check=True)
+        with np.load(out, allow_pickle=False) as seen:
+            counts, truth = seen["counts"], seen["truth"]
+            right = np.array([is_right(torch.from_numpy(x), truth) for x in seen["labels"]])
+            return race(seen["seconds"], right), counts, truth
+
+
+def is_right(labels: torch.Tensor, truth: np.ndarray) -> bool:
+    """Whether a partition has an adjusted Rand index of 0.95 with the truth."""
+    return float(adjusted_rand(labels.long(), torch.from_numpy(truth).long())) >= 0.95
+
+
+def our_run(counts: np.ndarray, truth: np.ndarray, *, n_sweeps: int = 300) -> Race:
+    """Run one chain from the start on, moves of the burn-in included."""
+    y = torch.from_numpy(counts).double()
+    data = make_data(y, torch.ones_like(y, dtype=torch.bool), starts=torch.arange(y.shape[1]) == 0)
+    hyper = published_hyper(y)
+    plan = Plan(n_sweeps, 1, 1, 1, 0, torch.zeros(0, dtype=torch.int64), y, y.dtype)
+    step, times, right = make_step(data, hyper, plan), [], []
+    began = time.perf_counter()
+    with torch.no_grad():
+        state = initial_state(1, data, hyper, generator(0))
+        chains = Chains(state, start_tally(state, plan), 0)
+        for _ in range(n_sweeps):
+            chains = step(chains, generator(0))
+            times.append(time.perf_counter() - began)
+            right.append(is_right(chains.state.labels[0], truth))
+    return race(np.array(times), np.array(right))
+
+
+def against_reference(options: argparse.Namespace) -> list[str]:
+    """Both sides on the counts of the reference, as lines of a table."""
+    theirs, counts, truth = reference_run(options.reference, options.reference_python, seconds=options.seconds)
+    ours = our_run(counts, truth)
+    lines = ["", "| to the true partition, 30 units x 500 bins | tectum | reference |", "|---|---|---|"]
+    for name, what in (("step", "a sweep, s"), ("first", "right for the first time, s"),
+                       ("stays", "right from then to the end, s"), ("share", "right in the second half"),
+                       ("total", "whole run, s")):  # fmt: skip
+        lines.append(f"| {what} | {getattr(ours, name):.3f} | {getattr(theirs, name):.3f} |")
+    late = theirs.stays if np.isfinite(theirs.stays) else theirs.total
+    more = "" if np.isfinite(theirs.stays) else "more than "
+    return [*lines, f"| ratio of a sweep | {theirs.step / ours.step:.1f} | |",
+            f"| ratio to stay | {more}{late / ours.stays:.1f} | |"]  # fmt: skip
 
 
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=Path)
+    parser.add_argument("--reference-python", type=Path)
+    parser.add_argument("--seconds", type=float, default=900.0, help="bound of the reference's run")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -84,8 +153,7 @@ def main() -> None:
     lines = ["| sweep (one thread) | ms | over one chain, 30 x 500 |", "|---|---|---|"]
     lines += [f"| {name} | {1e3 * t:.1f} | {t / one:.2f} |" for name, t in rows]
     if options.reference is not None:
-        reference = seconds_of_reference(options.reference)
-        lines.append(f"| reference iteration, 30 units x 500 bins | {1e3 * reference:.1f} | {reference / one:.2f} |")
+        lines += against_reference(options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     lines.append(f"\nPeak memory of the process: {peak:.2f} GiB; torch {torch.__version__}, threads: 1.")
     text = "\n".join(lines)
