@@ -45,15 +45,44 @@ class PathPrior(NamedTuple):
     """(problem,)."""
 
 
-def path_prior(law: MatrixNormalInverseWishart, states: Tensor, starts: Tensor) -> PathPrior:
+class LawTables(NamedTuple):
+    """Expectations under a law of dynamics B = [A b], Q: (..., state, ...)."""
+
+    precision: Tensor
+    """E Q^-1."""
+    carried: Tensor
+    """E Q^-1 B."""
+    inputs: Tensor
+    """E B' Q^-1 B."""
+    log_det: Tensor
+    """E log |Q^-1|."""
+
+
+def law_tables(law: MatrixNormalInverseWishart) -> LawTables:
+    """Work out the expectations that the log density of a step needs."""
+    q = law.scale.shape[-1]
+    precision = law.dof[..., None, None] * torch.linalg.inv(law.scale)
+    carried = precision @ law.mean
+    inputs = law.mean.mT @ carried + q * torch.linalg.inv(law.precision)
+    index = torch.arange(1, q + 1, dtype=law.dof.dtype, device=law.dof.device)
+    log_det = torch.digamma(0.5 * (law.dof.unsqueeze(-1) + 1 - index)).sum(-1) + q * math.log(2.0)
+    return LawTables(precision, carried, inputs, log_det - torch.linalg.slogdet(law.scale)[1])
+
+
+def state_weights(states: Tensor, n_states: int, *, like: Tensor) -> Tensor:
+    """Indicator of the state of every bin: (problem, time, state)."""
+    return (states.unsqueeze(-1) == torch.arange(n_states, device=states.device)).to(like.dtype)
+
+
+def path_prior(law: MatrixNormalInverseWishart, weights: Tensor, starts: Tensor) -> PathPrior:
     """Expected log density of a path, as a quadratic form.
 
     Parameters
     ----------
     law : MatrixNormalInverseWishart
         (problem, state) law of [A b] and Q.
-    states : Tensor
-        (problem, time).
+    weights : Tensor
+        (problem, time, state) probabilities of the states.
     starts : Tensor
         (time,) bool.
 
@@ -63,22 +92,16 @@ def path_prior(law: MatrixNormalInverseWishart, states: Tensor, starts: Tensor) 
         Precision, linear term and constant, less the powers of 2 pi.
     """
     q = law.scale.shape[-1]
-    precision = law.dof[..., None, None] * torch.linalg.inv(law.scale)  # E Q^-1
-    carried = precision @ law.mean  # (problem, state, q, q + 1)
-    inputs = law.mean.mT @ carried + q * torch.linalg.inv(law.precision)  # E B'Q^-1 B
-    index = torch.arange(1, q + 1, dtype=law.dof.dtype, device=law.dof.device)
-    log_det = torch.digamma(0.5 * (law.dof.unsqueeze(-1) + 1 - index)).sum(-1) + q * math.log(2.0)
-    log_det = log_det - torch.linalg.slogdet(law.scale)[1]  # E log |Q^-1|
-    rows = torch.arange(len(states), device=states.device).unsqueeze(-1)
-    free = ~starts
-    here, across, before = (x[rows, states] * free[:, None, None] for x in (precision, -carried, inputs))
+    t = law_tables(law)
+    weights = weights * ~starts[:, None]
+    here, across, before = ((weights @ x.flatten(-2)).unflatten(-1, x.shape[-2:]) for x in t[:3])
     eye = torch.eye(q, dtype=here.dtype, device=here.device)
     diagonal = here + eye * starts[:, None, None]
     diagonal[:, :-1] += before[:, 1:, :q, :q]
-    linear = -across[..., q]
+    linear = across[..., q].clone()
     linear[:, :-1] -= before[:, 1:, :q, q]
-    constant = (free * (log_det[rows, states] - before[..., q, q])).sum(-1)
-    return PathPrior(Blocks(diagonal, across[:, 1:, :, :q].mT, linear), 0.5 * constant)
+    constant = (weights @ t.log_det.unsqueeze(-1)).sum((-2, -1)) - before[..., q, q].sum(-1)
+    return PathPrior(Blocks(diagonal, -across[:, 1:, :, :q].mT, linear), 0.5 * constant)
 
 
 def quadratic(path: Tensor, prior: PathPrior) -> Tensor:
@@ -89,15 +112,13 @@ def quadratic(path: Tensor, prior: PathPrior) -> Tensor:
     return (path * b.linear).sum((-2, -1)) - 0.5 * own - cross + prior.constant
 
 
-def expected_statistics(path: Tensor, spread: Smoothed, states: Tensor, starts: Tensor, n_states: int
-                        ) -> RegressionStatistics:  # fmt: skip
+def expected_statistics(path: Tensor, spread: Smoothed, weights: Tensor, starts: Tensor) -> RegressionStatistics:
     """Sums of the regression of a step on the bin before, expected under a Gaussian path: (problem, state)."""
     previous = torch.nn.functional.pad(path[:, :-1], (0, 0, 1, 0))
     inputs = torch.cat([previous, torch.ones_like(path[..., :1])], -1)
     covariance = torch.nn.functional.pad(spread.covariance[:, :-1], (0, 1, 0, 1, 1, 0))
     cross = torch.nn.functional.pad(spread.cross_covariance.mT, (0, 1, 0, 0, 1, 0))
-    names = torch.arange(n_states, device=states.device).unsqueeze(-1)
-    weights = ((states.unsqueeze(1) == names) & ~starts).to(path.dtype)
+    weights = weights.mT * ~starts
 
     def total(values: Tensor) -> Tensor:
         found: Tensor = (weights @ values.flatten(-2)).unflatten(-1, values.shape[-2:])
@@ -172,14 +193,14 @@ def fit_groups(
         if not everyone:
             units = (-members[part]).argsort(dim=-1, stable=True)[:, :width]
             given = (members[part].gather(1, units), log_r[part].gather(1, units))
-            local = _of_units(data, units, given[0])
+            local = of_units(data, units, given[0])
         parts.append(_fit(*given, states[part], begin, local, hyper, rounds))
     modes, laws = zip(*parts, strict=True)
     return Group(Mode(*(torch.cat(x) for x in zip(*modes, strict=True))),
                  MatrixNormalInverseWishart(*(torch.cat(x) for x in zip(*laws, strict=True))))  # fmt: skip
 
 
-def _of_units(data: Data, units: Tensor, weight: Tensor) -> Data:
+def of_units(data: Data, units: Tensor, weight: Tensor) -> Data:
     """Counts of each problem's own units: (problem, unit, time)."""
     offset = data.offset[units] if data.offset.shape[0] > 1 else data.offset.unsqueeze(0)
     return data._replace(counts=data.counts[units], observed=data.observed[units] * weight.unsqueeze(-1),
@@ -189,6 +210,7 @@ def _of_units(data: Data, units: Tensor, weight: Tensor) -> Data:
 def _fit(members: Tensor, log_r: Tensor, states: Tensor, path: Tensor, data: Data, hyper: Hyper, rounds: int) -> Group:
     """Alternate Newton steps on path and coefficients with updates of the dynamics' law."""
     poisson, n_states = hyper.poisson, hyper.n_states
+    weights = state_weights(states, n_states, like=path)
     tame = tame_law(hyper.regression, 30.0)
     law = MatrixNormalInverseWishart(*(
         x.expand(len(members), n_states, *x.shape) for x in tame
@@ -196,20 +218,20 @@ def _fit(members: Tensor, log_r: Tensor, states: Tensor, path: Tensor, data: Dat
     found = laplace(path.unsqueeze(1), log_r, data, poisson=poisson, steps=1)
     path, beta = rescale(path, found.mode.squeeze(1), found.root.squeeze(1), members)
     for n in range(SETTLE + rounds):
-        each = Blocks(*(x.unsqueeze(1) for x in path_prior(law, states, data.starts).blocks))
+        each = Blocks(*(x.unsqueeze(1) for x in path_prior(law, weights, data.starts).blocks))
         blocks = posterior_blocks(members, path, beta, each, log_r, data, poisson, expected=True)
         if n < SETTLE:
             path = solve_blocks(blocks).mean.squeeze(1)
         else:
             spread = smooth_blocks(blocks)
             path = spread.mean.squeeze(1).nan_to_num(nan=0.0).clamp(-FAR, FAR)
-            sums = expected_statistics(path, Smoothed(*(x.squeeze(1) for x in spread)), states, data.starts, n_states)
+            sums = expected_statistics(path, Smoothed(*(x.squeeze(1) for x in spread)), weights, data.starts)
             law = update_regression(hyper.regression, sums)
         path = path.nan_to_num(nan=0.0).clamp(-FAR, FAR)
         beta, root = newton_step(beta, path, log_r, data, poisson=poisson)
         path, beta = rescale(path, beta, root, members)
     found = laplace(path.unsqueeze(1), log_r, data, poisson=poisson, steps=2, start=beta.unsqueeze(1))
-    prior = path_prior(law, states, data.starts)
+    prior = path_prior(law, weights, data.starts)
     wide = Blocks(*(x.unsqueeze(1) for x in prior.blocks))
     blocks = posterior_blocks(members, path, found.mode.squeeze(1), wide, log_r, data, poisson, expected=False)
     spread = smooth_blocks(blocks)

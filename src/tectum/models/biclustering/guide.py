@@ -42,6 +42,6 @@ def _divide(member: Tensor, data: Data, hyper: Hyper, affinity: Tensor) -> Tenso
     """Half the log odds of every unit between the two halves of its cluster, bounded: (problem, unit)."""
     none = torch.zeros(len(member), data.counts.shape[1], dtype=torch.int64, device=member.device)
     log_r = first_log_r(member, hyper)
-    _, found = halve(member, log_r, none, data, hyper, affinity, tries=2)
+    _, found = halve(member, log_r, none, data, hyper._replace(n_states=1), affinity, tries=2)
     left, right = found.mode.evidence.chunk(2)
     return (0.5 * (right - left)).nan_to_num(nan=0.0, posinf=SURE, neginf=-SURE).clamp(-SURE, SURE)

@@ -17,12 +17,15 @@ from .modes import smooth_in_time, spectral_embedding, unit_affinity
 from .paths import sample_dynamics, sample_prior_dynamics
 from .splits import disjoint, halve, merge_log_prior, pairs_of
 from .sweep import update_transitions
+from .switching import fit_states
 
 FIRST_R = 5.0
 FIRST_PARTS = (5, 4, 3, 7, 2, 9)  # of chains in turn; a group of p factors has p + 1 eigenvectors
 CROSS_ROUNDS, SEARCH_ROUNDS = 4, 3
 AS_GOOD = 10.0  # nats
-WINDOW = 15  # bins over which the energy of paths is averaged
+WINDOW = 5.0  # bins, standard deviation of the average of the energy of paths
+TRIMS = (0.15, 0.2, 0.25, 0.3)  # shares of time that begin as surely quiet, and as surely loud
+UNSURE = 0.02
 
 
 def initial_state(n_chains: int, data: Data, hyper: Hyper, generator: torch.Generator) -> State:
@@ -46,17 +49,11 @@ def initial_state(n_chains: int, data: Data, hyper: Hyper, generator: torch.Gene
     wanted = [min(FIRST_PARTS[c % len(FIRST_PARTS)], most) for c in range(max(len(FIRST_PARTS), n_chains))]
     like, width = data.observed.new_zeros(n_chains, n_units), max(wanted)
     labels = spectral_labels(data, torch.tensor(wanted, device=like.device), width, generator)
-    labels = search(labels, width, first_log_r(like[:1], hyper).expand(len(wanted), -1), data, hyper, generator)
+    one = hyper._replace(n_states=1)
+    labels = search(labels, width, first_log_r(like[:1], hyper).expand(len(wanted), -1), data, one, generator)
     labels = labels[torch.arange(n_chains, device=labels.device) % len(labels)]
     log_r = first_log_r(like, hyper)
-    member = membership(labels, width, like=like)  # (chain, cluster, unit)
-    none = labels.new_zeros(n_chains * width, n_time)
-    mode = fit_groups(member.flatten(0, 1), log_r.repeat_interleave(width, 0), none, data, hyper).mode
-    path = mode.path.unflatten(0, (n_chains, width))
-    chains, units = torch.arange(n_chains, device=like.device).unsqueeze(-1), torch.arange(n_units, device=like.device)
-    beta = mode.beta.unflatten(0, (n_chains, width))[chains, labels, units]
-    occupied = member.sum(-1) > 0
-    states = first_states(path, occupied, hyper.n_states, generator)
+    states, path, beta = first_states(labels, width, log_r, data, hyper)
     matrix, noise = sample_prior_dynamics(n_chains, hyper.n_slots, hyper, generator)
     log_base = torch.full_like(like[:, :1], -math.log(hyper.n_states)).expand(-1, hyper.n_states)
     log_pi = log_base.unsqueeze(1).expand(-1, hyper.n_states, -1)
@@ -284,34 +281,61 @@ def spectral_labels(data: Data, n_clusters: Tensor, width: int, generator: torch
     return kmeans(points, n_clusters, uniforms=sample_uniform(points[:, 0], generator))
 
 
-def first_states(path: Tensor, occupied: Tensor, n_states: int, generator: torch.Generator) -> Tensor:
-    """Segment time by the energy of paths and of their changes: two states, three in every fourth chain.
+def first_states(
+    labels: Tensor, width: int, log_r: Tensor, data: Data, hyper: Hyper
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Fit two states to every chain's partition, from several segmentations; keep the fit of most evidence.
+
+    Quiet bins begin in one state, loud ones in the other, and all between in both alike: a state in which paths grow
+    from nothing begins quietly.
 
     Parameters
     ----------
-    path : Tensor
-        (chain, cluster, time, q).
-    occupied : Tensor
-        (chain, cluster) bool.
-    n_states : int
-        L.
-    generator : torch.Generator
-        Source of random numbers.
+    labels : Tensor
+        (chain, unit).
+    width : int
+        Clusters.
+    log_r : Tensor
+        (chain, unit).
+    data, hyper
+        Counts and constants.
 
     Returns
     -------
-    Tensor
-        (chain, time) int64.
+    tuple of Tensor
+        (chain, time) states, (chain, cluster, time, q) paths, (chain, unit, P) coefficients.
     """
-    n_chains, n_clusters, n_time, q = path.shape
-    change = torch.nn.functional.pad(path.diff(dim=-2), (0, 0, 1, 0))
-    energy = torch.stack([path.square(), change.square()], -1).movedim(2, -1)  # (chain, cluster, q, 2, time)
-    rows = energy.reshape(-1, n_time)
-    rows = (smooth_in_time(rows, torch.ones_like(rows), WINDOW / 2) + 1e-6).log()
-    spread = rows.std(-1, keepdim=True).clamp(min=1e-12) if n_time > 1 else torch.ones_like(rows[:, :1])
-    rows = (rows - rows.mean(-1, keepdim=True)) / spread
-    features = rows.reshape(n_chains, n_clusters, 2 * q, n_time) * occupied[..., None, None]
-    points = features.flatten(1, 2).mT  # (chain, time, feature)
-    wanted = torch.tensor([min(3 if k % 4 == 3 else 2, n_states) for k in range(n_chains)], device=path.device)
-    uniforms = sample_uniform(points[:, :1, :1].expand(-1, 1, 3).squeeze(1), generator)
-    return kmeans(points, wanted, uniforms=uniforms)
+    n_time = data.counts.shape[1]
+    different, inverse = labels.unique(dim=0, return_inverse=True)
+    member = membership(different, width, like=log_r)
+    owner, cluster = (member.sum(-1) > 0).nonzero(as_tuple=True)
+    member, given = member[owner, cluster], log_r[:1].expand(len(owner), -1)
+    one = hyper._replace(n_states=1)
+    mode = fit_groups(member, given, labels.new_zeros(len(owner), n_time), data, one, everyone=False).mode
+    energy = log_r.new_zeros(len(different), n_time).index_add_(0, owner, path_energy(mode.path))
+    weights = segmentations(energy, min(2, hyper.n_states))  # (partition, trial, time, state)
+    n_trials = weights.shape[1]
+    every = (owner.unsqueeze(-1) * n_trials + torch.arange(n_trials, device=owner.device)).flatten()
+    member, given, path = (x.repeat_interleave(n_trials, 0) for x in (member, given, mode.path))
+    found = fit_states(member, every, given, weights.flatten(0, 1), data, hyper, path=path)
+    best = found.score.unflatten(0, (-1, n_trials)).argmax(-1)[inverse]  # (chain,)
+    chosen = inverse * n_trials + best
+    start = log_r.new_zeros(len(different) * n_trials, width, n_time, hyper.n_factors + 1)
+    start[every, cluster.repeat_interleave(n_trials)] = found.path
+    beta = log_r.new_zeros(len(start), *found.beta.shape[1:]).index_add_(0, every, found.beta)
+    return found.weights.argmax(-1)[chosen], start[chosen], beta[chosen]
+
+
+def path_energy(path: Tensor) -> Tensor:
+    """Square of the distance of paths from their means: (group, time)."""
+    return (path - path.mean(1, keepdim=True)).square().sum(-1)
+
+
+def segmentations(energy: Tensor, n_states: int) -> Tensor:
+    """Weights (problem, trial, time, state) of the quietest and loudest bins, and of those between, which are open."""
+    smooth = smooth_in_time(energy, torch.ones_like(energy), WINDOW)
+    shares = torch.tensor(TRIMS, dtype=energy.dtype, device=energy.device)
+    low, high = (torch.quantile(smooth, x, dim=-1).mT.unsqueeze(-1) for x in (shares, 1 - shares))
+    side = (smooth.unsqueeze(1) >= high).to(energy.dtype) - (smooth.unsqueeze(1) <= low).to(energy.dtype)
+    loud = 0.5 + (0.5 - UNSURE) * side
+    return torch.stack([1 - loud, loud], -1) if n_states > 1 else torch.ones_like(loud).unsqueeze(-1)
