@@ -40,7 +40,7 @@ def test_groups_and_states_are_found_without_their_numbers() -> None:
 
 @pytest.mark.slow
 def test_published_design_is_recovered_and_predicted() -> None:
-    """Groups exact, and half of the gap from smoothing to truth in held-out score (of its states see the docs)."""
+    """Groups exact, and half of the gap from smoothing to truth in held-out score."""
     sim = biclusters(design="published", units_per_cluster=10, n_time=500, random_state=3)
     found = _fit(sim.data, 3, burn=150, draws=100, held_out=0.1)
     held = ~found.observed
@@ -57,11 +57,31 @@ def test_published_design_is_recovered_and_predicted() -> None:
 
 
 @pytest.mark.slow
+def test_states_of_the_published_design_are_found() -> None:
+    """Default settings, two chains of 500 sweeps, five recordings; one of groups or states may fail on some."""
+    groups, states, numbers = [], [], []
+    for seed in range(5):
+        sim = biclusters(design="published", units_per_cluster=10, n_time=500, random_state=seed)
+        found = _fit(sim.data, seed, burn=250, draws=250)
+        groups.append(float(adjusted_rand(found.clusters, sim.truth.clusters)))
+        states.append(float(adjusted_rand(found.states, sim.truth.states)))
+        numbers.append(found.n_groups)
+    print("groups", groups, numbers, "states", states)
+    assert numbers.count(3) >= 4, numbers
+    assert sum(g >= 0.95 for g in groups) >= 3, groups
+    assert float(torch.tensor(states).median()) >= 0.65, states
+
+
+@pytest.mark.slow
 def test_one_group_and_one_state_are_found_as_such() -> None:
-    """Of five recordings all have one group, and all but one at most a state that holds 95 % of the time."""
+    """Of five recordings all have one group, and all but one at most a state that holds 95 % of the time.
+
+    Stickiness is that of long states: with 10 the largest state held 93 to 99 % of the time.
+    """
     groups, shares = [], []
     for seed in range(5):
-        found = _fit(biclusters(1, 20, n_states=1, n_time=300, random_state=seed).data, seed, max_states=5)
+        found = _fit(biclusters(1, 20, n_states=1, n_time=300, random_state=seed).data, seed, max_states=5,
+                     kappa=100.0)  # fmt: skip
         groups.append(found.n_groups)
         shares.append(float(found.occupancy().max()))
     print("groups", groups, "largest share of a state", shares)
