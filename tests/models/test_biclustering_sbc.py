@@ -14,7 +14,7 @@ from tectum.models.biclustering.sweep import sweep
 
 N_UNITS, N_TIME, REPLICATES = 6, 60, 100
 DRAWS, THIN = 19, 12
-LAWS = 12  # of an exact split or merge, one after every kept draw
+LAWS = 60  # of an exact split or merge, one after every kept draw
 CELLS = 5
 
 
