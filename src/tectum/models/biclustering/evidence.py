@@ -230,15 +230,47 @@ def _fit(members: Tensor, log_r: Tensor, states: Tensor, path: Tensor, data: Dat
         path = path.nan_to_num(nan=0.0).clamp(-FAR, FAR)
         beta, root = newton_step(beta, path, log_r, data, poisson=poisson)
         path, beta = rescale(path, beta, root, members)
-    found = laplace(path.unsqueeze(1), log_r, data, poisson=poisson, steps=2, start=beta.unsqueeze(1))
-    prior = path_prior(law, weights, data.starts)
+    scored = score_fit(Fitted(members, path, beta, law, weights), log_r, data, hyper)
+    return Group(Mode(path, scored.beta, scored.evidence, scored.score), law)
+
+
+class Fitted(NamedTuple):
+    """What a fit of groups came to."""
+
+    members: Tensor
+    """(group, unit) indicator."""
+    path: Tensor
+    """(group, time, q)."""
+    beta: Tensor
+    """(group, unit, P)."""
+    law: MatrixNormalInverseWishart
+    """(group, state) law of the dynamics."""
+    weights: Tensor
+    """(group, time, state) probabilities of the states."""
+
+
+class Scored(NamedTuple):
+    """Evidence of groups at the end of a fit."""
+
+    beta: Tensor
+    """(group, unit, P) at the mode."""
+    evidence: Tensor
+    """(group, unit) log evidence of every unit given the path."""
+    score: Tensor
+    """(group,) log evidence of the members."""
+
+
+def score_fit(fit: Fitted, log_r: Tensor, data: Data, hyper: Hyper) -> Scored:
+    """Work out the evidence of groups given the expected states, path and coefficients by Laplace's method."""
+    poisson, path, law = hyper.poisson, fit.path, fit.law
+    found = laplace(path.unsqueeze(1), log_r, data, poisson=poisson, steps=2, start=fit.beta.unsqueeze(1))
+    prior = path_prior(law, fit.weights, data.starts)
     wide = Blocks(*(x.unsqueeze(1) for x in prior.blocks))
-    blocks = posterior_blocks(members, path, found.mode.squeeze(1), wide, log_r, data, poisson, expected=False)
+    beta, evidence = found.mode.squeeze(1), found.log_evidence.squeeze(1)
+    blocks = posterior_blocks(fit.members, path, beta, wide, log_r, data, poisson, expected=False)
     spread = smooth_blocks(blocks)
     informed = ((blocks.diagonal - wide.diagonal) * spread.covariance).sum((-3, -2, -1)).squeeze(1)
     log_det = spread.log_determinant.squeeze(1)
-    evidence = found.log_evidence.squeeze(1)
-    score = torch.where(members > 0, evidence, 0.0).sum(-1) + quadratic(path, prior) - 0.5 * log_det
+    score = torch.where(fit.members > 0, evidence, 0.0).sum(-1) + quadratic(path, prior) - 0.5 * log_det
     score = score - divergence(law, hyper.regression).sum(-1) + GAP * informed
-    score = torch.where(score.isfinite(), score, -WORST)
-    return Group(Mode(path, found.mode.squeeze(1), evidence, score), law)
+    return Scored(beta, evidence, torch.where(score.isfinite(), score, -WORST))

@@ -17,14 +17,12 @@ from ...stats.hmm import smooth
 from .annealed import tame_law
 from .evidence import (
     FAR,
-    GAP,
-    WORST,
-    divergence,
+    Fitted,
     expected_statistics,
     law_tables,
     of_units,
     path_prior,
-    quadratic,
+    score_fit,
 )
 from .labels import laplace, newton_step
 from .model import Data, Hyper
@@ -135,16 +133,9 @@ def fit_states(
             weights, move, entropy = _update_states(emission, move, data.starts, hyper)
         beta, root = newton_step(beta, path, log_r, data, poisson=hyper.poisson)
         path, beta = rescale(path, beta, root, members)
-    found = laplace(path.unsqueeze(1), log_r, data, poisson=hyper.poisson, steps=2, start=beta.unsqueeze(1))
-    prior = path_prior(law, weights[owner], data.starts)
-    wide = Blocks(*(x.unsqueeze(1) for x in prior.blocks))
-    blocks = posterior_blocks(members, path, found.mode.squeeze(1), wide, log_r, data, hyper.poisson, expected=False)
-    spread = smooth_blocks(blocks)
-    informed = ((blocks.diagonal - wide.diagonal) * spread.covariance).sum((-3, -2, -1)).squeeze(1)
-    score = torch.where(members > 0, found.log_evidence.squeeze(1), 0.0).sum(-1) + quadratic(path, prior)
-    score = score - 0.5 * spread.log_determinant.squeeze(1) - divergence(law, hyper.regression).sum(-1) + GAP * informed
-    total = entropy.index_add(0, owner, torch.where(score.isfinite(), score, -WORST))
-    own = found.mode.squeeze(1) * members.unsqueeze(-1)
+    scored = score_fit(Fitted(members, path, beta, law, weights[owner]), log_r, data, hyper)
+    total = entropy.index_add(0, owner, scored.score)
+    own = scored.beta * members.unsqueeze(-1)
     whole = own.new_zeros(len(own), n_units, own.shape[-1])
     return Switching(weights, path, whole.scatter_add(1, units.unsqueeze(-1).expand_as(own), own), total)
 
