@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 from test_links import FOLDERS
 from writers import matlab, nwb, others
+from writers.rights import as_nobody
 
 import tectum
 from tectum import Spikes
@@ -27,7 +25,6 @@ from tectum.io.minian import read_minian
 from tectum.io.nwb import read_nwb
 from tectum.io.table import read_array, read_events
 
-NOBODY = 65534
 TRAIN = {"s": {"kind": "spikes", "times": "st"}}
 FILES: dict[str, tuple[str, Callable[[Path], Any], Callable[[Path], Any]]] = {
     "nwb": ("a.nwb", nwb.write_plain, read_nwb),
@@ -41,28 +38,6 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], Callable[[Path], Any]]] = {
     "csv": ("x.csv", lambda p: p.write_text("t,u\n0.5,0\n"), partial(read_events, time="t", unit="u")),
     "ours": ("x.safetensors", lambda p: serialize.write(p, Spikes.from_trains([[1.0]])), tectum.read),
 }
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Give root's right to read everything away for a while."""
-    root = os.geteuid() == 0
-    try:
-        if root:
-            os.seteuid(NOBODY)
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-
-
-@pytest.fixture
-def room() -> Iterator[Path]:
-    """A folder that others may enter, unlike those of pytest."""
-    folder = Path(tempfile.mkdtemp(prefix="tectum-permissions-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def refused(read: Callable[[Path], Any], path: Path, victim: Path) -> None:
