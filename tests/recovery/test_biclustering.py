@@ -9,7 +9,11 @@ import pytest
 import torch
 
 import tectum
+from tectum.core.random import generator
 from tectum.datasets.simulate.biclusters import biclusters
+from tectum.models.biclustering.fitting import hyper_of
+from tectum.models.biclustering.initial import initial_state
+from tectum.models.biclustering.model import make_data
 from tectum.stats.clustering import adjusted_rand
 
 SEEDS = range(6)
@@ -36,6 +40,18 @@ def test_groups_and_states_are_found_without_their_numbers() -> None:
     assert sum(right) >= 4, units
     assert sum(s >= 0.6 for s in states) >= 4, states
     assert float(torch.tensor(states).median()) >= 0.65, states
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [101, 105, 106])
+def test_starts_do_not_join_groups_whose_fit_changes_modes(seed: int) -> None:
+    """A path on its way from one mode to another fits poorly; evidence read then joined groups on these recordings."""
+    sim = biclusters(design="published", units_per_cluster=10, n_time=500, random_state=seed)
+    counts = sim.data.values.T.double()
+    data = make_data(counts, torch.ones_like(counts, dtype=torch.bool), starts=torch.arange(500) == 0)
+    hyper = hyper_of(tectum.BiCluster(), len(counts), counts)
+    start = initial_state(2, data, hyper, generator(seed))
+    assert all(float(adjusted_rand(labels, sim.truth.clusters)) == 1.0 for labels in start.labels), start.labels
 
 
 @pytest.mark.slow

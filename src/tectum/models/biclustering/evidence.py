@@ -25,6 +25,7 @@ from .modes import Mode, first_path, log_rates, posterior_blocks, rescale
 # importance sampling (200 laws) says 1 to 1.5 on the published design, seeds 100 to 102.
 GAP = 0.9
 FAR, WORST = 20.0, 1e12  # bound of a path; evidence of a fit that failed
+EVERY = 2  # rounds between the fits of a group that are compared
 SETTLE, ROUNDS = 3, 8  # rounds under a slow random path, then with adapting dynamics
 BUDGET = 2_000_000  # numbers of a (problem, unit, time) temporary at a time
 
@@ -217,6 +218,7 @@ def _fit(members: Tensor, log_r: Tensor, states: Tensor, path: Tensor, data: Dat
     ))  # fmt: skip
     found = laplace(path.unsqueeze(1), log_r, data, poisson=poisson, steps=1)
     path, beta = rescale(path, found.mode.squeeze(1), found.root.squeeze(1), members)
+    best: Group | None = None
     for n in range(SETTLE + rounds):
         each = Blocks(*(x.unsqueeze(1) for x in path_prior(law, weights, data.starts).blocks))
         blocks = posterior_blocks(members, path, beta, each, log_r, data, poisson, expected=True)
@@ -230,8 +232,23 @@ def _fit(members: Tensor, log_r: Tensor, states: Tensor, path: Tensor, data: Dat
         path = path.nan_to_num(nan=0.0).clamp(-FAR, FAR)
         beta, root = newton_step(beta, path, log_r, data, poisson=poisson)
         path, beta = rescale(path, beta, root, members)
-    scored = score_fit(Fitted(members, path, beta, law, weights), log_r, data, hyper)
-    return Group(Mode(path, scored.beta, scored.evidence, scored.score), law)
+        if n >= SETTLE and (SETTLE + rounds - 1 - n) % EVERY == 0:
+            best = _better(best, _scored_group(Fitted(members, path, beta, law, weights), log_r, data, hyper))
+    if best is None:
+        raise ValueError(f"fit_groups: rounds must be at least 1, got {rounds}.")
+    return best
+
+
+def _better(best: Group | None, new: Group) -> Group:
+    """Take for every problem the fit of more evidence: a path that leaves one mode for another is poor on its way."""
+    if best is None:
+        return new
+    more = new.mode.score > best.mode.score
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(more.view(-1, *(1,) * (a.dim() - 1)), a, b)
+
+    return Group(Mode(*map(pick, new.mode, best.mode)), MatrixNormalInverseWishart(*map(pick, new.law, best.law)))
 
 
 class Fitted(NamedTuple):
@@ -247,6 +264,11 @@ class Fitted(NamedTuple):
     """(group, state) law of the dynamics."""
     weights: Tensor
     """(group, time, state) probabilities of the states."""
+
+
+def _scored_group(fit: Fitted, log_r: Tensor, data: Data, hyper: Hyper) -> Group:
+    scored = score_fit(fit, log_r, data, hyper)
+    return Group(Mode(fit.path, scored.beta, scored.evidence, scored.score), fit.law)
 
 
 class Scored(NamedTuple):
