@@ -37,8 +37,8 @@ def test_groups_and_states_are_found_without_their_numbers() -> None:
         states.append(float(adjusted_rand(found.states, sim.truth.states)))
         right.append(units[-1] >= 0.9 and found.n_groups == 3)
     print("units", units, "states", states)
-    assert sum(right) >= 4, units
-    assert sum(s >= 0.6 for s in states) >= 4, states
+    assert sum(right) >= 5, units
+    assert sum(s >= 0.6 for s in states) >= 5, states
     assert float(torch.tensor(states).median()) >= 0.65, states
 
 
@@ -74,7 +74,7 @@ def test_published_design_is_recovered_and_predicted() -> None:
 
 @pytest.mark.slow
 def test_states_of_the_published_design_are_found() -> None:
-    """Default settings, two chains of 500 sweeps, five recordings; one of groups or states may fail on some."""
+    """Default settings, two chains of 500 sweeps, five recordings."""
     groups, states, numbers = [], [], []
     for seed in range(5):
         sim = biclusters(design="published", units_per_cluster=10, n_time=500, random_state=seed)
@@ -83,9 +83,9 @@ def test_states_of_the_published_design_are_found() -> None:
         states.append(float(adjusted_rand(found.states, sim.truth.states)))
         numbers.append(found.n_groups)
     print("groups", groups, numbers, "states", states)
-    assert numbers.count(3) >= 4, numbers
-    assert sum(g >= 0.95 for g in groups) >= 3, groups
-    assert float(torch.tensor(states).median()) >= 0.65, states
+    assert numbers == [3] * 5, numbers
+    assert min(groups) >= 0.95, groups
+    assert min(states) >= 0.65, states
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_one_group_and_one_state_are_found_as_such() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", range(5))
 def test_poisson_counts_are_recovered(seed: int) -> None:
     sim = biclusters(2, 8, n_time=300, dispersion=float("inf"), random_state=seed)
     found = _fit(sim.data, seed, likelihood="poisson", max_states=4)
