@@ -261,7 +261,7 @@ def _masked(found: _Numbers, mask: np.ndarray) -> Tensor:
     if found.affine is not None:
         return from_numpy(np.asarray(masked_values(numbers_, mask)[:, :]))
     n = found.shape[0]
-    index = file_order(np.stack(np.nonzero(mask), axis=1), mask.shape)
+    index = file_order(mask)
     made = torch.empty((n, int(mask.sum())), dtype=torch.float32)
     rows = max(1, _BLOCK // max(1, math.prod(found.shape[1:])))
     for first in range(0, n, rows):

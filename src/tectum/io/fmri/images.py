@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -19,7 +19,7 @@ from tectum.core.errors import InputError, LoadError, TectumWarning, explain
 from ..files import MOST_SHRUNK, reading
 
 LIMIT = 1 << 34  # bytes of numbers that a file may unpack to
-BLOCK = 1 << 26  # bytes read at once
+BLOCK = 1 << 20  # bytes read at once: they are used while they lie in the cache
 _XFORM_MM = 1.0  # sform and qform further apart than this are reported
 
 
@@ -177,8 +177,10 @@ def is_gzip(path: Path) -> bool:
 
 
 def open_numbers(path: Path) -> BinaryIO:
-    """Open a file, through gzip where its content is."""
-    return cast(BinaryIO, gzip.open(path, "rb") if is_gzip(path) else open(path, "rb"))
+    """Open a file, through gzip where its content is: by isal, which unpacks three times as fast, where it is there."""
+    if not is_gzip(path):
+        return open(path, "rb")
+    return cast(BinaryIO, import_module("isal.igzip" if find_spec("isal") else "gzip").open(path, "rb"))
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:

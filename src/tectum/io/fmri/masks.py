@@ -219,17 +219,20 @@ def voxel_table(found: np.ndarray, affine: np.ndarray) -> dict[str, np.ndarray]:
     return table | {name: place[:, k] for k, name in enumerate("xyz")}
 
 
-def file_order(index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return positions in a volume stored with its first axis fastest, of voxels (n, 3)."""
-    return np.asarray(index[:, 0] + shape[0] * (index[:, 1] + shape[1] * index[:, 2].astype(np.int64)))
+def file_order(found: np.ndarray) -> np.ndarray:
+    """Return the voxels of a mask, in C order, as positions in a volume stored with its first axis fastest."""
+    return np.asarray(np.ravel_multi_index(np.nonzero(found), found.shape, order="F"))
 
 
 def masked_values(numbers: Any, found: np.ndarray) -> Masked | Tensor:
     """Return the voxels of a mask in every volume: lazy for a file, a tensor (volume, voxel) for an array."""
-    index = np.stack(np.nonzero(found), axis=1)
     if isinstance(numbers, Stored):
-        return Masked(numbers, file_order(index, numbers.shape))
-    values = np.asarray(numbers).reshape(*numbers.shape[:3], -1)[found]  # (voxel, volume), turned without a copy
+        return Masked(numbers, file_order(found))
+    values = np.asarray(numbers)
+    if values.flags.f_contiguous:  # volume after volume, as nibabel reads a file
+        values = values.reshape(found.size, -1, order="F").T.take(file_order(found), axis=1)
+        return torch.from_numpy(np.require(values, np.float32, ["C", "W"]))
+    values = values.reshape(*numbers.shape[:3], -1)[found]  # (voxel, volume), turned without a copy
     return torch.from_numpy(np.require(values, np.float32, ["C", "W"])).T
 
 
@@ -243,7 +246,7 @@ def without_nan(values: Tensor, nan: Nan, where: str) -> tuple[Tensor, Tensor | 
     """
     if nan not in ("raise", "drop_voxels", "zero"):
         raise InputError(explain("nan", expected="'raise', 'drop_voxels' or 'zero'", got=repr(nan)))
-    if bool(torch.isfinite(values.sum(0)).all()):  # costs no memory
+    if bool(torch.isfinite(values.sum())):  # costs no memory
         return values, None, 0
     bad = ~torch.isfinite(values)
     voxels = bad.any(0)
