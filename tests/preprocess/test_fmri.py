@@ -283,6 +283,16 @@ def test_cosines_twice_and_dependent_confounds() -> None:
     torch.testing.assert_close(made.values, expected.values, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("standardise", [True, False])
+def test_constant_and_straight_confounds_leave_no_rounding_to_regress(standardise: bool) -> None:
+    x = recording(torch.from_numpy(series()).double())
+    straight = np.c_[noise(), np.full(N, 1.0), np.full(N, 1e6 / 3), np.arange(N) * 0.7]
+    with pytest.warns(TectumWarning, match="clean: 9 confounds of rank 6"):
+        made = clean(x, straight, standardise_confounds=standardise)
+    expected = clean(x, noise(), standardise_confounds=standardise)
+    torch.testing.assert_close(made.values, expected.values, rtol=0, atol=1e-8)
+
+
 # Quality
 
 

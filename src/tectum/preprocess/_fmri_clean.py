@@ -149,7 +149,9 @@ def plan(
     index = torch.from_numpy(kept.astype(np.int64)).to(confounds.device)
     noise = fill @ confounds[index]
     trend = _trend(len(rows), detrend, options)
+    level = noise.abs().amax(0) * len(rows) * torch.finfo(noise.dtype).eps
     noise = noise - trend @ (trend.T @ noise)
+    noise = torch.where(noise.abs().amax(0) > level, noise, 0)  # of a constant or a line only rounding is left
     weights = fill.mean(0)
     if not filtered:
         basis, rank = _basis(noise, standardise_confounds)
@@ -213,7 +215,6 @@ def apply(x: Tensor, how: Plan, *, scale: str | None) -> tuple[Tensor, Tensor]:
     """
     turned = x.stride(0) == 1 and x.stride(1) >= x.shape[0] > 1  # series one after the other: the result is so too
     made = _room((x.shape[1], len(how.rows)), x).T if turned else _room((len(how.rows), x.shape[1]), x)
-    levels = x.new_empty((3, x.shape[1]))
     how = how._replace(
         dense=None if how.dense is None else how.dense.to(x),
         basis=how.basis.to(x),
@@ -221,35 +222,43 @@ def apply(x: Tensor, how: Plan, *, scale: str | None) -> tuple[Tensor, Tensor]:
         constant=how.constant.to(x),
         weights=how.weights.to(x),
     )
-    width = max(256, (_BLOCK if x.device.type == "cpu" else _BLOCK << 6) // max(1, x.shape[0]))
-    for first in range(0, x.shape[1], width):
-        part = slice(first, first + width)
-        _block(x[:, part], how, scale, made[:, part], levels[:, part])
+    numbers = _BLOCK * torch.get_num_threads() if x.device.type == "cpu" else _BLOCK << 6
+    width = min(max(256, numbers // max(1, x.shape[0])), x.shape[1])
+    levels = x.new_empty((3, x.shape[1]))
+    room = x.new_empty((width, len(how.rows))).T if turned else x.new_empty((len(how.rows), width))
+    for first in range(0, x.shape[1], max(1, width)):
+        part = slice(first, min(first + width, x.shape[1]))
+        _block(x[:, part], how, scale, made[:, part], levels[:, part], room[:, : part.stop - first])
     return _percent(made, levels[1:]) if scale == "psc" else made, levels[0]
 
 
 def _room(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Return an empty tensor; on the CPU in NumPy's memory, whose large pages cost a third of torch's at first use."""
-    if like.device.type != "cpu" or like.dtype not in (torch.float32, torch.float64):
+    if not _in_numpy(like):
         return like.new_empty(shape)
     return torch.from_numpy(np.empty(shape, dtype=like.new_empty(0).numpy().dtype))
 
 
-def _block(x: Tensor, how: Plan, scale: str | None, out: Tensor, levels: Tensor) -> None:
+def _in_numpy(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+def _block(x: Tensor, how: Plan, scale: str | None, out: Tensor, levels: Tensor, room: Tensor) -> None:
     """Clean some series into ``out``; leave in ``levels`` their mean and, for the percent scale, that after and before.
 
-    All steps but the last act on a block that stays in the cache.
+    All steps but the first and the last act on ``room``, which stays in the cache: memory that is new for every block
+    costs more at its first touch than a step.
     """
     x = x if len(how.rows) == x.shape[0] else x.index_select(0, how.rows)
     levels[0] = mean = x.mean(0)
-    made = x - mean  # products of what is left lose no digits to the level
+    made = torch.sub(x, mean, out=room)  # products of what is left lose no digits to the level
     before = mean + how.weights @ made if scale == "psc" else mean
     if how.dense is not None:
-        removed = made.square().sum(0)
+        removed = _squares(made)
         made = how.dense @ made
     else:
         part = how.basis.T @ made
-        removed = part.square().sum(0)
+        removed = _squares(part)
         made.addmm_(how.basis, part, alpha=-1)
     after = torch.zeros_like(mean) if how.centred else _centre(made, how, scale, mean)
     if scale == "psc":
@@ -257,11 +266,17 @@ def _block(x: Tensor, how: Plan, scale: str | None, out: Tensor, levels: Tensor)
     if scale != "zscore":
         out.copy_(made)
         return
-    size = made.square().sum(0)
-    floor = mean.abs() + (size + removed).div_(x.shape[0]).sqrt_()
-    size = size.div_(max(1, made.shape[0] - 1)).sqrt_()
-    varies = ~(size <= _FLAT * torch.finfo(x.dtype).eps * floor)  # NaN varies
-    torch.mul(made, torch.where(varies, 1 / size, torch.zeros_like(size)), out=out)
+    size = _squares(made)
+    floor = (size + removed).div_(x.shape[0]).sqrt_().add_(mean.abs()).mul_(_FLAT * torch.finfo(x.dtype).eps)
+    size.div_(max(1, made.shape[0] - 1)).sqrt_()
+    torch.mul(made, size.reciprocal().masked_fill_(size <= floor, 0), out=out)  # NaN varies
+
+
+def _squares(x: Tensor) -> Tensor:
+    """Return the sum of squares of every series; on the CPU by NumPy, in one pass that writes no squares."""
+    if not _in_numpy(x):
+        return x.square().sum(0)
+    return torch.from_numpy(np.einsum("tn,tn->n", x.numpy(), x.numpy()))
 
 
 def _centre(made: Tensor, how: Plan, scale: str | None, mean: Tensor) -> Tensor:
