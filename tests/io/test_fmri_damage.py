@@ -20,6 +20,7 @@ from tectum.core.errors import LoadError
 from tectum.io.fmri.cifti import read_cifti
 from tectum.io.fmri.confounds import confounds_beside, read_confounds
 from tectum.io.fmri.events import read_bids_events
+from tectum.io.fmri.images import open_numbers
 from tectum.io.fmri.surfaces import read_annot, read_mesh, read_surface
 from tectum.io.fmri.volumes import read_image
 
@@ -168,3 +169,20 @@ def test_what_was_written_is_right(tmp_path: Path) -> None:
     path, read = _write("nifti2.gz", tmp_path)
     assert isinstance(nib.load(path), nib.Nifti2Image)
     assert read(path).sizes == {"time": 8, "x": 6, "y": 7, "z": 5}
+
+
+@pytest.mark.parametrize("name", ["isal.igzip", "gzip"])
+def test_both_unpackers_read_alike_and_see_damage(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(name)
+    monkeypatch.setattr("tectum.io.fmri.images.find_spec", lambda asked: name if name == f"{asked}.igzip" else None)
+    values = np.random.default_rng(0).integers(-99, 99, (20, 21, 22, 70)).astype(np.int16)  # several blocks
+    path = writer.write_nifti(tmp_path / "a.nii.gz", values)
+    with open_numbers(path) as stream:
+        assert type(stream).__module__ == name
+    mask = np.random.default_rng(1).random(values.shape[:3]) < 0.5
+    np.testing.assert_array_equal(read_image(path, mask=mask).values.numpy(), values[mask].T)
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:-9], content[:-8] + b"\0\0\0\0" + content[-4:]):
+        path.write_bytes(damaged)
+        with pytest.raises(LoadError, match=r"a\.nii\.gz"):
+            read_image(path, mask=mask)
