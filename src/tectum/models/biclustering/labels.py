@@ -212,14 +212,14 @@ def sample_components(state: State, n_clusters: int, data: Data, hyper: Hyper, g
     log_weights = sample_log_gamma(sizes + hyper.concentration, generator)
     log_weights = torch.where(slots < count.unsqueeze(-1), log_weights, -torch.inf)
     path, matrix, noise = state.path[:, :width], state.matrix[:, :width], state.noise[:, :width]
-    low = int(occupied.min())
-    if low < width:
-        fresh, spread = sample_prior_dynamics(n_chains, width - low, hyper, generator)
-        drawn = sample_prior_path(fresh, spread, state.states, data.starts, generator)
-        new = (slots[low:] >= occupied.unsqueeze(-1))[:, :, None, None]
-        path = torch.cat([path[:, :low], torch.where(new, drawn, path[:, low:])], 1)
-        matrix = torch.cat([matrix[:, :low], torch.where(new.unsqueeze(-1), fresh, matrix[:, low:])], 1)
-        noise = torch.cat([noise[:, :low], torch.where(new.unsqueeze(-1), spread, noise[:, low:])], 1)
+    chain, slot = ((slots >= occupied.unsqueeze(-1)) & log_weights.isfinite()).nonzero(as_tuple=True)
+    if len(chain):
+        fresh, spread = sample_prior_dynamics(len(chain), 1, hyper, generator)
+        drawn = sample_prior_path(fresh, spread, state.states[chain], data.starts, generator)
+        path, matrix, noise = (
+            old.index_put((chain, slot), new.squeeze(1))
+            for old, new in ((path, drawn), (matrix, fresh), (noise, spread))
+        )
     return Components(path, matrix, noise, log_weights)
 
 
@@ -266,7 +266,7 @@ def sample_labels(
     -------
     LabelDraw
     """
-    found = laplace(components.path, log_r, data, poisson=poisson)
+    found = _proposal(components.path, log_r, data, poisson)
     log_weights = components.log_weights.unsqueeze(-1).expand_as(found.log_evidence)
     log_choice = torch.log_softmax((log_weights + found.log_evidence).mT, dim=-1)  # (chain, unit, cluster)
     new = sample_categorical(log_choice, generator)
@@ -288,6 +288,15 @@ def sample_labels(
     return LabelDraw(
         torch.where(keep, new, labels), torch.where(keep.unsqueeze(-1), proposal, beta), keep.to(beta.dtype).mean(-1)
     )
+
+
+def _proposal(path: Tensor, log_r: Tensor, data: Data, poisson: bool) -> Laplace:
+    """Laplace's approximation in single precision: the acceptance step knows what was proposed to the last digit."""
+    coarse = data._replace(
+        **{name: getattr(data, name).float() for name in ("counts", "observed", "offset", "covariates")}
+    )
+    found = laplace(path.float(), log_r.float(), coarse, poisson=poisson)
+    return Laplace(*(x.to(path.dtype) for x in found))
 
 
 def _pick(values: Tensor, labels: Tensor) -> Tensor:

@@ -108,12 +108,12 @@ def effective_states(states: Tensor, starts: Tensor, n_states: int) -> Tensor:
 
 def apply(matrix: Tensor, vector: Tensor) -> Tensor:
     """Matrix times vector for very many small matrices."""
-    return (matrix * vector.unsqueeze(-2)).sum(-1)
+    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
 def apply_transposed(matrix: Tensor, vector: Tensor) -> Tensor:
     """Transposed matrix times vector for very many small matrices."""
-    return (matrix * vector.unsqueeze(-1)).sum(-2)
+    return (matrix.mT @ vector.unsqueeze(-1)).squeeze(-1)
 
 
 def residuals(path: Tensor, steps: Steps) -> Tensor:
