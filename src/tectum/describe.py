@@ -119,7 +119,7 @@ def _regularity(spikes: Spikes) -> list[Row]:
 
 def _empty(spikes: Spikes) -> float:
     """Return the share of bins of all units that hold no spike, without making the bins."""
-    inside = spikes.restrict(spikes.span)
+    inside = spikes.restrict(spikes.span, allow_empty=True)
     order = torch.argsort(inside.unit, stable=True)  # times of each unit stay in order
     place = to_sample(inside.times[order], rate=1.0 / BIN, t0=float(spikes.span.start[0]))
     cell = torch.stack([inside.unit[order].long(), place])

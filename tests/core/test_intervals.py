@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,35 @@ def test_split_covers_the_same_time_in_short_parts(a, length):
 def test_shift_moves_and_comes_back(a, by):
     moved = Intervals.from_pairs(a, row=list(range(len(a)))).shift(by)
     assert moved.shift(-by).pairs() == Intervals.from_pairs(a).pairs()
+
+
+@quick
+@given(spans)
+def test_spans_that_overlap_are_listed(a):
+    found = Intervals.from_pairs(a)
+    rows = found.pairs()
+    pairs = [
+        (i, j)
+        for i in range(len(rows))
+        for j in range(i + 1, len(rows))
+        if max(rows[i][0], rows[j][0]) < min(rows[i][1], rows[j][1])
+    ]
+    if not pairs:
+        assert found.disjoint() is found
+        return
+    with pytest.raises(InputError, match=rf"{len(pairs)} pairs that overlap") as caught:
+        found.disjoint()
+    told = re.findall(r"rows (\d+) and (\d+)", str(caught.value))
+    assert [(int(i), int(j)) for i, j in told] == pairs[:20]
+
+
+def test_the_list_of_overlaps_is_short():
+    everywhere = Intervals.from_pairs([(0, 1 + k) for k in range(3000)])
+    with pytest.raises(
+        InputError, match=r"4498500 pairs that overlap: rows 0 and 1, \(0.0, 1.0\).*, \.\.\.;"
+    ) as caught:
+        everywhere.disjoint()
+    assert str(caught.value).count("rows") == 21  # twenty pairs and the word in the advice
 
 
 def test_rows_are_sorted_with_their_columns():

@@ -200,6 +200,14 @@ def test_empty_selections():
     for wanted in ({"unit": []}, {"unit": {"area": "z"}}, {"time": (99.0, 100.0)}):
         with pytest.raises(InputError, match="expected an entry to match"):
             rec.sel(**wanted)
+    assert rec.sel(unit=[], allow_empty=True).shape == (N, 0)
+    assert rec.sel(time=(99.0, 100.0), allow_empty=True).shape == (0, UNITS)
+    away = Intervals.from_pairs([(99, 100)])
+    with pytest.raises(InputError, match="intervals that miss it; pass allow_empty=True"):
+        rec.restrict(away)
+    none = rec.restrict(away, allow_empty=True)
+    assert (none.shape, none.valid().shape) == ((0, UNITS), (0, UNITS))
+    assert none.intervals["support"].pairs() == []
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,15 @@ def test_all_parts_are_restricted_together():
     assert cut["wiring"].n_units == 2
 
 
+def test_a_range_that_misses_a_part_is_refused_unless_that_is_meant():
+    away = Intervals.from_pairs([(90, 91)])
+    with pytest.raises(InputError, match="intervals that miss it; pass allow_empty=True"):
+        made().restrict(away)
+    none = made().restrict(away, allow_empty=True)
+    assert (none["traces"].shape[0], len(none["spikes"]), len(none["trials"])) == (0, 0, 0)
+    assert none["image"].shape == (4, 4)
+
+
 def test_it_does_not_follow_the_callers_dictionary():
     parts = dict(made().items())
     session = Session(items_=parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import replace
 from fractions import Fraction
@@ -108,6 +109,28 @@ def test_select_keeps_units_in_the_order_asked(given_trains, data):
     mask = [i in order for i in range(len(given_trains))]
     by_mask = spikes.select(torch.tensor(mask))
     assert [t.tolist() for t in by_mask.trains()] == [sorted(given_trains[i]) for i in sorted(order)]
+
+
+@quick
+@given(trains)
+def test_the_finest_bins_are_right_to_a_thousandth(given_trains):
+    dt, t0 = 2500 * math.ulp(1e9), 1e9
+    train = t0 + np.unique([round(t * 37) for t in sum(given_trains, [])]) * (10 * math.ulp(1e9))
+    counts = Spikes.from_trains([train], support=(t0, t0 + 4000 * math.ulp(1e9) * 1.5)).bin(dt).data[:, 0].tolist()
+    exact = [Fraction(t) - Fraction(t0) for t in train.tolist()]
+    place = [int(t / Fraction(dt) + Fraction(1, 1000)) for t in exact]
+    assert counts == [place.count(k) for k in range(len(counts))]
+
+
+def test_an_empty_selection_where_it_is_meant():
+    spikes = Spikes.from_trains([[1.0], [2.0]], support=(0, 4), units={"id": ["a", "b"]})
+    none = spikes.select([], allow_empty=True)
+    assert (none.n_units, len(none), none.units["id"].tolist()) == (0, 0, [])
+    assert none.bin(1.0).shape == (4, 0)
+    never = spikes.restrict(Intervals.from_pairs([(4, 5)]), allow_empty=True)
+    assert (len(never), never.span.pairs(), never.n_units) == (0, [], 2)
+    silent = spikes.restrict(Intervals.from_pairs([(2.5, 3.5)]))  # observed, and nothing was fired
+    assert (len(silent), silent.span.pairs()) == (0, [(2.5, 3.5)])
 
 
 @quick
@@ -245,7 +268,11 @@ def test_epochs_of_a_table_of_events():
         (lambda: Spikes(times=[1.0], unit=[1], n_units=1), r"unit indices in \[0, 1\), got 1 to 1"),
         (lambda: Spikes(times=[1.0], unit=[-1], n_units=1), "got -1 to -1"),
         (lambda: Spikes.from_trains([[1.0]], units={"id": [1, 2]}), r"Spikes.units\['id'\]: expected 1 entries, got 2"),
-        (lambda: Spikes.from_trains([[1.0], [2.0]]).select([]), "an empty selection"),
+        (lambda: Spikes.from_trains([[1.0], [2.0]]).select([]), "an empty selection; pass allow_empty=True"),
+        (
+            lambda: Spikes.from_trains([[1.0]], support=(0, 2)).restrict(Intervals.from_pairs([(2, 3)])),
+            "meet the support, got 1 intervals that miss it; pass allow_empty=True",
+        ),
         (lambda: Spikes.from_trains([[1.0], [2.0]]).select([0, 0]), "a unit twice"),
         (lambda: Spikes.from_trains([[1.0], [2.0]]).select(2), "positions in"),
         (lambda: Spikes.from_trains([[1.0]], support=(0, 2)).bin(0.0), r"Spikes.bin\(dt\): expected a finite width"),
@@ -254,8 +281,8 @@ def test_epochs_of_a_table_of_events():
         (lambda: Spikes.from_trains([[1.0]], support=(0, 2)).bin(5.0), "at least one bin of 5 s"),
         (lambda: Spikes.from_trains([[1.0]], support=(0, 2)).bin(1.0, start=2, stop=1), "at least one bin"),
         (
-            lambda: Spikes.from_trains([[1e9]], support=(1e9, 1e9 + 1)).bin(1e-7),
-            r"at least 4.8e-07 s, what a clock at 1e\+09",
+            lambda: Spikes.from_trains([[1e9]], support=(1e9, 1e9 + 1)).bin(2e-4),
+            r"at least 0.00024 s, 2000 ticks of float64 at 1e\+09 s, got 0.0002; shift the clock",
         ),
         (
             lambda: Spikes.from_trains([[1.0]], support=(0, 2)).blocks(0.1, 0),

@@ -78,6 +78,13 @@ def test_crop_may_pass_the_ends() -> None:
     assert crop(recording(noise(10, 1)), start=-5.0, stop=100.0).sizes["time"] == 10
 
 
+def test_nothing_may_be_left_where_that_is_meant() -> None:
+    none = crop(session(), start=80.0, stop=90.0, allow_empty=True)
+    assert (len(none["spikes"]), none["trace"].sizes["time"]) == (0, 0)
+    rec = recording(noise(4, 1)).with_(coords={"unit": {"id": ["a"]}})
+    assert select(rec, axis="unit", values=[], allow_empty=True).sizes["unit"] == 0
+
+
 def test_bin_counts_spikes() -> None:
     counts = bin_spikes(Spikes.from_trains([[0.1, 0.4], [0.2]], support=(0.0, 0.5)), dt=0.25)
     assert counts.values.tolist() == [[1, 1], [1, 0]]
@@ -99,7 +106,7 @@ def test_select_by_name_and_by_column(values: list[str], column: str | None) -> 
         (lambda: crop(recording(noise(4, 1)), start="0", stop=1.0), "crop: .*numbers"),  # type: ignore[arg-type]
         (lambda: crop(recording(noise(4, 1)), start=0.0, stop=float("inf")), "crop: .*numbers"),
         (lambda: crop(recording(noise(4, 1)), start=5.0, stop=6.0), "intervals that meet the recording"),
-        (lambda: crop(session()["spikes"], start=8.0, stop=9.0), "crop: .*meets the time observed"),
+        (lambda: crop(session()["spikes"], start=8.0, stop=9.0), "intervals that meet the support.*allow_empty=True"),
         (lambda: crop(torch.zeros(3), start=0.0, stop=1.0), "crop: .*Recording or Spikes or Session, got Tensor"),
         (lambda: bin_spikes(recording(noise(4, 1)), dt=1.0), "bin: expected a Spikes, got Recording"),
         (lambda: bin_spikes(session(), dt=1.0), "bin: .*got Session; take a part"),

@@ -15,6 +15,8 @@ from .errors import InputError, explain
 from .serialize import storable
 from .table import Column, check_table, positions, take
 
+_SHOWN = 20  # pairs listed in an error
+
 
 @storable
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,6 +121,28 @@ class Intervals:
         """Return the time covered by self and not by ``other``; columns are dropped."""
         return _combine(self, other, lambda a, b: a & ~b)
 
+    def disjoint(self) -> Intervals:
+        """Return self after checking that no two spans overlap; half-open spans may touch.
+
+        Raises
+        ------
+        InputError
+            If some overlap; lists the first twenty pairs.
+
+        Examples
+        --------
+        >>> Intervals.from_pairs([(0, 2), (2, 3)]).disjoint().duration
+        3.0
+        """
+        number, pairs = _overlapping(self, _SHOWN)
+        if number:
+            spans = self.pairs()
+            shown = ", ".join(f"rows {a} and {b}, {spans[a]} and {spans[b]} s" for a, b in pairs)
+            got = f"{number} pairs that overlap: {shown}" + (", ..." if number > _SHOWN else "")
+            fix = "choose rows, or take merged()"
+            raise InputError(explain("Intervals.disjoint", expected="spans apart from each other", got=got, fix=fix))
+        return self
+
     def within(self, support: Intervals) -> Intervals:
         """Keep, with their columns, the spans that lie wholly inside the merged ``support``."""
         outer = support.merged()
@@ -142,6 +166,19 @@ class Intervals:
         start = self.start[row] + place * length
         stop = torch.where(place + 1 == parts[row], self.stop[row], self.start[row] + (place + 1) * length)
         return Intervals(start=start, stop=stop, columns=take(self.columns, row.numpy()))
+
+
+def _overlapping(spans: Intervals, limit: int) -> tuple[int, list[tuple[int, int]]]:
+    """Return how many pairs of rows share time, and the first of them; spans of no length share none."""
+    rows = (spans.stop > spans.start).nonzero().flatten()
+    start, stop = spans.start[rows], spans.stop[rows]
+    after = torch.searchsorted(start, stop) - torch.arange(1, len(rows) + 1, device="cpu")  # rows that begin inside
+    before = after.cumsum(0)
+    number = int(before[-1]) if len(before) else 0
+    pair = torch.arange(min(limit, number), device="cpu")
+    first = torch.searchsorted(before, pair, right=True)
+    second = first + 1 + pair - (before - after)[first]
+    return number, list(zip(rows[first].tolist(), rows[second].tolist(), strict=True))
 
 
 def _combine(a: Intervals, b: Intervals, rule: Callable[[Tensor, Tensor], Tensor]) -> Intervals:

@@ -244,10 +244,10 @@ class Recording:
 
         return select.isel(self, index)
 
-    def sel(self, **wanted: Any) -> Recording:
+    def sel(self, *, allow_empty: bool = False, **wanted: Any) -> Recording:
         """Select by label: ``time=(start, stop)`` in s, other axes by "name" or "id" or ``{column: value}``.
 
-        A selection that nothing matches raises InputError.
+        A selection that nothing matches raises InputError unless ``allow_empty``.
 
         Examples
         --------
@@ -258,13 +258,16 @@ class Recording:
         """
         from . import select
 
-        return select.sel(self, wanted)
+        return select.sel(self, wanted, allow_empty=allow_empty)
 
-    def restrict(self, intervals: Intervals) -> Recording:
-        """Crop to the hull of ``intervals`` and mark the samples outside them as invalid."""
+    def restrict(self, intervals: Intervals, *, allow_empty: bool = False) -> Recording:
+        """Crop to the hull of ``intervals`` and mark the samples outside them as invalid.
+
+        Intervals that miss the recording raise InputError unless ``allow_empty``.
+        """
         from . import select
 
-        return select.restrict(self, intervals)
+        return select.restrict(self, intervals, allow_empty=allow_empty)
 
     def epochs(self, events: str | Intervals, window: tuple[float, float]) -> Recording:
         """Cut a window (s, relative to the start of each event) around every event; adds a leading ``trial`` axis.

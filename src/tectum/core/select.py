@@ -104,7 +104,7 @@ def _clock_after(rec: Recording, parts: Mapping[str, Any]) -> dict[str, Any]:
     return {"t0": rec.t0 + key.start / rec.rate, "rate": rec.rate / key.step}
 
 
-def sel(rec: Recording, wanted: Mapping[str, Any]) -> Recording:
+def sel(rec: Recording, wanted: Mapping[str, Any], *, allow_empty: bool = False) -> Recording:
     """Select by label; see :meth:`Recording.sel`."""
     _check_axes(rec, wanted, "sel")
     parts = {
@@ -113,8 +113,9 @@ def sel(rec: Recording, wanted: Mapping[str, Any]) -> Recording:
     }
     found = isel(rec, parts)
     for axis, value in wanted.items():
-        if found.sizes.get(axis) == 0:
-            raise InputError(explain(f"Recording.sel({axis})", expected="an entry to match", got=f"none for {value!r}"))
+        if found.sizes.get(axis) == 0 and not allow_empty:
+            got, fix = f"none for {value!r}", "pass allow_empty=True where that is meant"
+            raise InputError(explain(f"Recording.sel({axis})", expected="an entry to match", got=got, fix=fix))
     return found
 
 
@@ -182,24 +183,20 @@ def _only(labels: Column, label: Any, axis: str) -> int:
     return int(rows[0])
 
 
-def restrict(rec: Recording, intervals: Intervals) -> Recording:
+def restrict(rec: Recording, intervals: Intervals, *, allow_empty: bool = False) -> Recording:
     """Crop to the hull of intervals and mask what is outside; see :meth:`Recording.restrict`."""
     inside = intervals.contains(_nudged(rec))
     kept = inside.nonzero().flatten()
-    if len(kept) == 0:
-        raise InputError(
-            explain(
-                "Recording.restrict",
-                expected="intervals that meet the recording",
-                got=f"{len(intervals)} intervals that miss it",
-            )
-        )
-    hull = slice(int(kept[0]), int(kept[-1]) + 1)
+    if len(kept) == 0 and not allow_empty:
+        got, fix = f"{len(intervals)} intervals that miss it", "pass allow_empty=True where that is meant"
+        raise InputError(explain("Recording.restrict", expected="intervals that meet the recording", got=got, fix=fix))
+    hull = slice(int(kept[0]), int(kept[-1]) + 1) if len(kept) else slice(0, 0)
     cut = isel(rec, {"time": hull})
     shape = [-1 if d == "time" else 1 for d in rec.dims]
     mask = inside[hull].reshape(shape).to(rec.device)
     mask = mask if cut.mask is None else cut.mask & mask
     support = rec.intervals["support"].intersect(intervals) if "support" in rec.intervals else intervals.merged()
+    support = support if len(kept) else Intervals.from_pairs([])
     return replace(
         cut,
         mask=None if bool(mask.all()) else mask,

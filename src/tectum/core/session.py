@@ -90,9 +90,14 @@ class Session(Mapping[str, Item]):
             )
         return found[0]
 
-    def restrict(self, intervals: Intervals) -> Session:
-        """Restrict every recording, spike and interval part to ``intervals``; graphs stay."""
-        return replace(self, items_={name: _restrict(part, intervals) for name, part in self.items_.items()})
+    def restrict(self, intervals: Intervals, *, allow_empty: bool = False) -> Session:
+        """Restrict every recording, spike and interval part to ``intervals``; graphs stay.
+
+        A recording or spikes that the intervals miss raise InputError unless ``allow_empty``.
+        """
+        return replace(
+            self, items_={name: _restrict(part, intervals, allow_empty) for name, part in self.items_.items()}
+        )
 
     def save(self, path: str) -> None:
         """Write to one ``.safetensors`` file; :func:`tectum.load` reads it."""
@@ -102,9 +107,9 @@ class Session(Mapping[str, Item]):
         serialize.write(path, replace(self, items_=loaded))
 
 
-def _restrict(part: Item, intervals: Intervals) -> Item:
+def _restrict(part: Item, intervals: Intervals, allow_empty: bool) -> Item:
     if isinstance(part, Graph) or (isinstance(part, Recording) and "time" not in part.dims):
         return part
     if isinstance(part, Intervals):
         return part.within(intervals)
-    return part.restrict(intervals)
+    return part.restrict(intervals, allow_empty=allow_empty)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 #: Largest number of (bin, unit) counts made at once: 8 GB.
 CELL_LIMIT = 2_000_000_000
+_FINEST = 2000  # spacings of float64 that a bin must hold, so that edges are right to a thousandth of it
 _PIECE = 1 << 17  # spikes counted at a time: what the fast memory of a processor holds
 
 
@@ -136,7 +137,7 @@ class Spikes:
 
     def rates(self) -> Tensor:
         """Return spikes in the support per second of it: Tensor of shape (n_units,), float64."""
-        return self.restrict(self.span).counts().double() / self.span.duration
+        return self.restrict(self.span, allow_empty=True).counts().double() / self.span.duration
 
     def train(self, unit: int) -> Tensor:
         """Return the times of one unit: Tensor of shape (n,), float64, s."""
@@ -166,12 +167,14 @@ class Spikes:
         same = unit[1:] == unit[:-1]
         return times.diff()[same], unit[1:][same]
 
-    def select(self, units: Any) -> Spikes:
-        """Keep some units, given as a mask, indices, or a boolean condition on the unit table."""
+    def select(self, units: Any, *, allow_empty: bool = False) -> Spikes:
+        """Keep some units, given as a mask, indices, or a boolean condition on the unit table; none if allowed."""
         index = positions(units, self.n_units, "Spikes.select")
-        if len(index) == 0 or len(np.unique(index)) != len(index):
-            got = "an empty selection" if len(index) == 0 else "a unit twice"
-            raise InputError(explain("Spikes.select", expected="one or more different units", got=got))
+        if len(np.unique(index)) != len(index):
+            raise InputError(explain("Spikes.select", expected="one or more different units", got="a unit twice"))
+        if len(index) == 0 and not allow_empty:
+            got, fix = "an empty selection", "pass allow_empty=True where that is meant"
+            raise InputError(explain("Spikes.select", expected="one or more different units", got=got, fix=fix))
         renamed = np.full(self.n_units, -1, dtype=np.int32)
         renamed[index] = np.arange(len(index), dtype=np.int32)
         unit = torch.from_numpy(renamed)[self.unit.long()]
@@ -185,14 +188,21 @@ class Spikes:
             history=(*self.history, {"step": "select", "units": index.tolist()}),
         )
 
-    def restrict(self, intervals: Intervals) -> Spikes:
-        """Keep the spikes inside ``intervals`` and intersect the support with them."""
+    def restrict(self, intervals: Intervals, *, allow_empty: bool = False) -> Spikes:
+        """Keep the spikes inside ``intervals`` and intersect the support with them.
+
+        Intervals that miss the support raise InputError unless ``allow_empty``; a silent stretch of it does not.
+        """
+        support = self.span.intersect(intervals)
+        if len(support) == 0 and not allow_empty:
+            got, fix = f"{len(intervals)} intervals that miss it", "pass allow_empty=True where that is meant"
+            raise InputError(explain("Spikes.restrict", expected="intervals that meet the support", got=got, fix=fix))
         keep = intervals.contains(self.times)
         return replace(
             self,
             times=self.times[keep],
             unit=self.unit[keep],
-            support=self.span.intersect(intervals),
+            support=support,
             history=(*self.history, {"step": "restrict", "seconds": intervals.duration}),
         )
 
@@ -291,15 +301,14 @@ def bin_spikes(spikes: Spikes, dt: float, *, start: float | None = None, stop: f
 
 
 def check_width(dt: Any, where: str, times: Tensor) -> float:
-    """Return the width of a bin as a float after checking that float64 tells bins apart at the sorted times given."""
+    """Return the width of a bin as a float after checking that float64 holds its edges at the sorted times given."""
     if isinstance(dt, bool) or not isinstance(dt, Real) or not 0 < float(dt) < math.inf:
         raise InputError(explain(where, expected="a finite width above 0 s", got=repr(dt)))
     width, far = float(dt), float(times[[0, -1]].abs().max()) if len(times) else 0.0
-    finest = 4.0 * math.ulp(far)
+    finest = _FINEST * math.ulp(far)
     if width < finest:
-        raise InputError(
-            explain(where, expected=f"at least {finest:.2g} s, what a clock at {far:.6g} s tells", got=f"{dt}")
-        )
+        expected = f"at least {finest:.2g} s, {_FINEST} ticks of float64 at {far:.6g} s"
+        raise InputError(explain(where, expected=expected, got=f"{dt}", fix="shift the clock towards 0, or widen bins"))
     return width
 
 

@@ -105,7 +105,7 @@ def read_nwb(
             bad = found.parts.get("invalid_times")
             if exclude_invalid and isinstance(bad, Intervals):
                 spikes = found.parts["spikes"]
-                found.parts["spikes"] = spikes.restrict(spikes.span.subtract(bad))
+                found.parts["spikes"] = spikes.restrict(spikes.span.subtract(bad), allow_empty=True)
     if wanted is not None and wanted - set(found.parts):
         got = ", ".join(sorted(wanted - set(found.parts)))
         reasons = "; ".join(f"{k}: {v}" for k, v in found.skipped.items() if k in wanted)

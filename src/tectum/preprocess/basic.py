@@ -39,7 +39,7 @@ def part(session: Session, name: str) -> Any:
     return session[name]
 
 
-def crop(data: T, *, start: float, stop: float) -> T:
+def crop(data: T, *, start: float, stop: float, allow_empty: bool = False) -> T:
     """Keep the samples or spikes from ``start`` to ``stop`` in s.
 
     Parameters
@@ -48,6 +48,8 @@ def crop(data: T, *, start: float, stop: float) -> T:
         Of a session every part is cropped.
     start, stop : float
         Half-open range in s on the session clock.
+    allow_empty : bool, default False
+        Return what is left, nothing, where the range misses the data.
 
     Returns
     -------
@@ -56,7 +58,7 @@ def crop(data: T, *, start: float, stop: float) -> T:
     Raises
     ------
     InputError
-        If the range is empty or misses the data.
+        If the range is empty, or misses the data and ``allow_empty`` is False.
 
     Examples
     --------
@@ -66,11 +68,7 @@ def crop(data: T, *, start: float, stop: float) -> T:
     _expect(data, (Recording, Spikes, Session), "crop")
     if not (_is_real(start) and _is_real(stop) and start < stop):
         raise InputError(explain("crop", expected="numbers start < stop in s", got=f"start={start!r}, stop={stop!r}"))
-    made = data.restrict(Intervals.from_pairs([(start, stop)]))
-    if isinstance(made, Spikes) and made.span.duration == 0:
-        expected = "a range that meets the time observed"
-        raise InputError(explain("crop", expected=expected, got=f"[{start:g}, {stop:g}) s"))
-    return made
+    return data.restrict(Intervals.from_pairs([(start, stop)]), allow_empty=allow_empty)
 
 
 def bin_spikes(spikes: Spikes, *, dt: float) -> Recording:
@@ -78,12 +76,14 @@ def bin_spikes(spikes: Spikes, *, dt: float) -> Recording:
     return _expect(spikes, Spikes, "bin").bin(dt)
 
 
-def select(rec: Recording, *, axis: str, values: Sequence[Any], column: str | None = None) -> Recording:
-    """Keep the entries of an axis whose name (or given column) is among ``values``."""
+def select(
+    rec: Recording, *, axis: str, values: Sequence[Any], column: str | None = None, allow_empty: bool = False
+) -> Recording:
+    """Keep the entries of an axis whose name (or given column) is among ``values``; none only if allowed."""
     if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
         raise InputError(explain("select(values)", expected="a list", got=repr(values)))
     wanted = list(values) if column is None else {column: list(values)}
-    return _expect(rec, Recording, "select").sel(**{axis: wanted})
+    return _expect(rec, Recording, "select").sel(allow_empty=allow_empty, **{axis: wanted})
 
 
 def resample(rec: Recording, rate: float) -> Recording:

@@ -160,7 +160,7 @@ def _group(nap: Any, spikes: Spikes) -> Any:
     keys = ids.tolist() if ids is not None and whole else list(range(spikes.n_units))
     if whole:
         table.pop("id")
-    support = spikes.restrict(spikes.span)
+    support = spikes.restrict(spikes.span, allow_empty=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         group = {key: nap.Ts(train.numpy()) for key, train in zip(keys, support.trains(), strict=True)}
