@@ -200,6 +200,8 @@ def test_structs_without_fields(tmp_path: Path) -> None:
     (tmp_path / "a.mat").write_bytes(HEADER + array((1 << 30, 1 << 30), bare, kind=2))
     with pytest.raises(LoadError, match=f"{1 << 60} structs without fields"):
         load(tmp_path / "a.mat")
+    with pytest.raises(LoadError, match=f"{1 << 60} structs without fields"):
+        check(tmp_path / "a.mat")
 
 
 def test_a_small_packet_that_unpacks_to_much_is_refused(tmp_path: Path) -> None:

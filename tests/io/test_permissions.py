@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_cnmfe import made as write_neuron
 from test_links import FOLDERS
+from test_tables import write as write_arrays
+from test_temporaldata import write as write_temporaldata
 from writers import matlab, nwb, others
 from writers.rights import as_nobody
 
@@ -19,13 +22,33 @@ from tectum import Spikes
 from tectum.core import serialize
 from tectum.core.errors import LoadError
 from tectum.io.caiman import read_caiman
+from tectum.io.cnmfe import read_cnmfe
 from tectum.io.inscopix import read_inscopix
 from tectum.io.matlab import read_matlab
 from tectum.io.minian import read_minian
+from tectum.io.neo_files import read_neo
 from tectum.io.nwb import read_nwb
+from tectum.io.pynapple_files import read_pynapple
 from tectum.io.table import read_array, read_events
+from tectum.io.temporaldata_files import read_temporaldata
 
 TRAIN = {"s": {"kind": "spikes", "times": "st"}}
+FLAT = {"s": {"kind": "spikes", "times": "st", "unit": "u"}}
+
+
+def write_group(path: Path) -> None:
+    """Write two units as pynapple lays them out."""
+    np.savez(
+        path,
+        t=np.arange(3.0),
+        index=np.array([0, 1, 0]),
+        keys=np.arange(2),
+        type=np.array(["TsGroup"]),
+        start=[0.0],
+        end=[3.0],
+    )
+
+
 FILES: dict[str, tuple[str, Callable[[Path], Any], Callable[[Path], Any]]] = {
     "nwb": ("a.nwb", nwb.write_plain, read_nwb),
     "caiman": ("a.hdf5", others.write_caiman, read_caiman),
@@ -36,6 +59,17 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], Callable[[Path], Any]]] = {
     "npy": ("x.npy", lambda p: np.save(p, np.ones((3, 2))), partial(read_array, dims=("time", "unit"), rate=1.0)),
     "npz": ("x.npz", lambda p: np.savez(p, t=np.ones(3), u=np.zeros(3, int)), partial(read_events, time="t", unit="u")),
     "csv": ("x.csv", lambda p: p.write_text("t,u\n0.5,0\n"), partial(read_events, time="t", unit="u")),
+    "matlab 4": (
+        "c.mat",
+        lambda p: matlab.write(p, {"st": np.ones(2), "u": np.zeros(2)}, "4"),
+        partial(read_matlab, schema=FLAT),
+    ),
+    "cnmfe": ("n.mat", lambda p: matlab.write(p, {"neuron": write_neuron(images=None)}), read_cnmfe),
+    "hdf5": ("x.h5", lambda p: write_arrays(p, "h5"), partial(read_events, time="clock", unit="unit")),
+    "parquet": ("x.parquet", lambda p: write_arrays(p, "parquet"), partial(read_events, time="clock", unit="a")),
+    "pynapple": ("x.npz", write_group, read_pynapple),
+    "temporaldata": ("t.h5", write_temporaldata, read_temporaldata),
+    "neo": ("n.txt", lambda p: p.write_text("0.5\t1.0\n"), partial(read_neo, io="AsciiSpikeTrainIO")),
     "ours": ("x.safetensors", lambda p: serialize.write(p, Spikes.from_trains([[1.0]])), tectum.read),
 }
 
@@ -65,7 +99,7 @@ def test_a_file_without_permission_is_named(name: str, room: Path) -> None:
 #: Folder format -> a file without which nothing is read.
 NEEDED = {
     "suite2p": "F.npy", "phy": "spike_times.npy", "alf": "spikes.times*.npy", "neurosuite": "*.res.1",
-    "spikeinterface": "spikes.npy", "cellexplorer": "*.spikes.cellinfo.mat",
+    "spikeinterface": "spikes.npy", "cellexplorer": "*.spikes.cellinfo.mat", "nwb in zarr": ".zattrs",
 }  # fmt: skip
 
 

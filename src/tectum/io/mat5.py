@@ -209,8 +209,7 @@ class Reader:
     def structs(self, names: list[str], values: list[Any], shape: tuple[int, ...]) -> Any:
         """Return a struct as a dict, an array of structs as a list of them; ``values`` go struct by struct."""
         count, step = math.prod(shape), len(names)
-        if not names and count > _BARE:
-            raise ValueError(f"{count} structs without fields")
+        _not_bare(names, count)
         rows = [dict(zip(names, values[k * step : (k + 1) * step], strict=True)) for k in range(count)]
         return rows[0] if count == 1 else rows
 
@@ -288,6 +287,12 @@ def _counted(parts: list[Piece], count: int, what: str) -> list[Piece]:
     return parts
 
 
+def _not_bare(names: list[str], count: int) -> None:
+    """Refuse structs without fields in a number that no bytes of the file vouch for."""
+    if not names and count > _BARE:
+        raise ValueError(f"{count} structs without fields")
+
+
 def _sized(piece: Piece, count: int | None, types: dict[int, str]) -> None:
     """Check that an element holds numbers, and how many."""
     if piece.kind not in types:
@@ -335,6 +340,7 @@ class _Walk(Reader):
             _sized(piece, math.prod(shape), _LETTERS)
 
     def structs(self, names: list[str], values: list[Any], shape: tuple[int, ...]) -> None:
+        _not_bare(names, math.prod(shape))
         if not all(name.isidentifier() for name in names):
             raise ValueError(f"names of fields that are none: {names[:8]}")
 
@@ -354,7 +360,9 @@ def check(path: Path) -> None:
     LoadError
         If elements contradict each other, or what contains them.
     """
-    if magic(path, 6) != b"MATLAB" or path.stat().st_size < HEADER + 8 or is_hdf5(path):
+    if path.stat().st_size < HEADER + 8 or is_hdf5(path):
+        return
+    if magic(path, 6) != b"MATLAB" and not is_mat5(path):  # other readers go by either
         return
     got = _damage(path)
     if got:

@@ -8,6 +8,8 @@ from typing import Any
 from tectum.core.errors import InputError, LoadError, MissingExtraError, explain, nearest
 from tectum.core.session import Session
 
+from . import mat5
+from .detect import magic
 from .files import reading
 
 #: Readers of neo that run what a file holds.
@@ -53,6 +55,8 @@ def read_neo(
     path = Path(path)
     kind = _kind(classes, path, io)
     with reading(path, f"what neo.io.{kind.__name__} reads"):
+        if kind.__name__ == "NeoMatlabIO":
+            _check_matlab(path)
         found = from_neo(_content(kind(**_place(kind, path), **options)), subject=subject, session=session)
     parts = found if isinstance(found, Session) else {"part": found}
     return Session(items_=dict(parts), meta={"format": "neo", "io": kind.__name__}, subject=subject, session=session)
@@ -75,6 +79,13 @@ def _kind(classes: Any, path: Path, io: str | None) -> Any:
         fix = f"pass io={names[0]!r}"
         raise LoadError(explain(str(path), expected="one class of neo.io", got=", ".join(names), fix=fix))
     return known[names[0]]
+
+
+def _check_matlab(path: Path) -> None:
+    """Refuse a damaged file: SciPy, which neo trusts it to, ends the process on some."""
+    if magic(path, 6) != b"MATLAB":
+        raise LoadError(explain(str(path), expected="a MATLAB file of version 5", got=f"{magic(path, 6)!r} in front"))
+    mat5.check(path)
 
 
 def _place(kind: Any, path: Path) -> dict[str, str]:

@@ -180,7 +180,9 @@ def is_tree(path: Path, *, attribute: str = "") -> bool:
         return False
     try:
         return not attribute or attribute in _attributes(path)
-    except LoadError:
+    except LoadError as cause:
+        if isinstance(cause.__cause__, PermissionError):
+            raise  # a store whose format may not be known
         return False
 
 
