@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from test_cellexplorer import write as write_cellexplorer
+from test_spikeinterface import write as write_analyzer
 from test_tables import write_sorting
 from writers import nwb, nwb_zarr, others, phy, suite2p
 from writers.mutate import touch
@@ -47,6 +48,8 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any]]] = {
     "alf": (others.write_alf, read_alf),
     "neurosuite": (made(others.write_neurosuite), read_neurosuite),
     "spikeinterface": (write_sorting, read_spikeinterface),
+    "analyzer": (partial(write_analyzer, kind="analyzer"), read_spikeinterface),
+    "analyzer in zarr": (partial(write_analyzer, kind="analyzer.zarr"), read_spikeinterface),
     "cellexplorer": (write_cellexplorer, read_cellexplorer),
     "minian": (lambda folder: others.write_minian(folder.with_suffix(".zarr")), partial(read_minian, fs=20.0)),
     "nwb in zarr": (write_store, read_nwb),

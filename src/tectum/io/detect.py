@@ -86,7 +86,9 @@ def _is_inscopix(path: Path) -> bool:
 
 
 def _is_spikeinterface(path: Path) -> bool:
-    return (path / "numpysorting_info.json").is_file()
+    from .spikeinterface import is_spikeinterface
+
+    return is_spikeinterface(path)
 
 
 def _is_fmriprep(path: Path) -> bool:
