@@ -86,7 +86,8 @@ def _backward(times: np.ndarray, unit: np.ndarray) -> np.ndarray:
     sorted_unit, sorted_times = unit[order], times[order]
     first = np.flatnonzero(np.diff(sorted_unit, prepend=-1)) if len(unit) else np.empty(0, int)
     found = np.zeros(len(times), dtype=bool)
-    late = np.diff(sorted_times, prepend=np.inf) < 0
+    late = np.zeros(len(times), dtype=bool)
+    late[1:] = sorted_times[1:] < sorted_times[:-1]
     late[first] = False
     if not late.any():
         return found
