@@ -161,6 +161,17 @@ def test_resampling_forgets_what_belonged_to_samples_and_notes_its_reach() -> No
     assert resample(rec, 20.0).history[-1]["reach"] == 1.0
 
 
+@pytest.mark.parametrize("step", [lambda rec: resample(rec, 5.0), lambda rec: smooth(rec, sigma=0.3)])
+@pytest.mark.parametrize(("units", "turn"), [("rad", 2 * np.pi), ("deg", 360.0)])
+def test_angles_that_wrap_around_are_refused(step: Any, units: str, turn: float) -> None:
+    heading = torch.linspace(0, 3.1 * turn, 80)[:, None]
+    says = r"(resample|smooth): expected an angle that does not wrap around, got 3 jumps over half a turn; .* cosine"
+    with pytest.raises(InputError, match=says):
+        step(recording(heading % turn, units=units))
+    assert step(recording(heading, units=units)).units == units  # a wheel that counts its turns
+    assert step(recording(heading % turn, units="m")).units == "m"
+
+
 def _one_nan() -> Recording:
     x = noise(20, 2)
     x[3, 0] = torch.nan

@@ -104,7 +104,8 @@ def resample(rec: Recording, rate: float) -> Recording:
     Raises
     ------
     InputError
-        If the recording has no regular rate, holds counts, NaN or masked samples, or the rates are too far apart.
+        If the recording has no regular rate, holds counts, NaN, masked samples or angles that wrap around, or the rates
+        are too far apart.
 
     Notes
     -----
@@ -136,6 +137,16 @@ def _check_resampling(rec: Recording, values: Tensor, rate: float, ratio: Fracti
         raise InputError(explain("resample", expected="a signal of real numbers", got=got, fix="bin counts anew"))
     if ratio == 0:
         raise InputError(explain("resample(rate)", expected=f"at least {rec.rate} / 10000 Hz", got=f"{rate!r} Hz"))
+    _check_angles(rec, values.movedim(rec.dims.index("time"), -1), "resample")
+
+
+def _check_angles(rec: Recording, x: Tensor, step: str) -> None:
+    """Refuse angles (..., time) that jump by over half a turn: between 359 and 1 degrees lies 0, not their mean."""
+    half = {"rad": math.pi, "deg": 180.0}.get(rec.units)
+    jumps = 0 if half is None else int((x.diff(dim=-1).abs() > half).sum())
+    if jumps:
+        got, fix = f"{jumps} jumps over half a turn", f"{step} its cosine and sine, or unwrap it first"
+        raise InputError(explain(step, expected="an angle that does not wrap around", got=got, fix=fix))
 
 
 def smooth(rec: Recording, *, sigma: float) -> Recording:
@@ -155,7 +166,7 @@ def smooth(rec: Recording, *, sigma: float) -> Recording:
     Raises
     ------
     InputError
-        If the recording has no regular rate or sigma is not positive.
+        If the recording has no regular rate, holds angles that wrap around, or sigma is not positive.
 
     Notes
     -----
@@ -167,6 +178,7 @@ def smooth(rec: Recording, *, sigma: float) -> Recording:
     axis, values = rec.dims.index("time"), rec.values
     x = (values if values.is_floating_point() else values.float()).movedim(axis, -1)  # (..., time)
     seen = rec.valid().movedim(axis, -1) & torch.isfinite(x)
+    _check_angles(rec, torch.where(seen, x, torch.nan), "smooth")
     kernel = _gaussian(sigma * (rec.rate or 0)).to(x)
     made = _convolve(torch.where(seen, x, 0), kernel) / _convolve(seen.to(x), kernel)
     made = torch.where(seen, made, x).movedim(-1, axis)
