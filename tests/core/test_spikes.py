@@ -122,6 +122,22 @@ def test_the_finest_bins_are_right_to_a_thousandth(given_trains):
     assert counts == [place.count(k) for k in range(len(counts))]
 
 
+@quick
+@given(st.lists(st.lists(st.integers(0, 60), max_size=20), min_size=1, max_size=4), st.booleans())
+def test_duplicates_against_a_loop(ticks, across):
+    spikes = Spikes.from_trains([[t / 8 for t in train] for train in ticks], support=(0, 10))
+    found = spikes.remove_duplicates(0.25, across_units=across)
+    last, kept = {}, []
+    for time, unit in zip(spikes.times.tolist(), spikes.unit.tolist(), strict=True):
+        key = 0 if across else unit
+        if time - last.get(key, -1.0) >= 0.25:
+            kept.append((time, unit))
+        last[key] = time
+    assert list(zip(found.times.tolist(), found.unit.tolist(), strict=True)) == kept
+    assert found.history[-1]["dropped"] == len(spikes) - len(kept)
+    assert found.span.pairs() == [(0.0, 10.0)]
+
+
 def test_an_empty_selection_where_it_is_meant():
     spikes = Spikes.from_trains([[1.0], [2.0]], support=(0, 4), units={"id": ["a", "b"]})
     none = spikes.select([], allow_empty=True)
@@ -275,6 +291,8 @@ def test_epochs_of_a_table_of_events():
         ),
         (lambda: Spikes.from_trains([[1.0], [2.0]]).select([0, 0]), "a unit twice"),
         (lambda: Spikes.from_trains([[1.0], [2.0]]).select(2), "positions in"),
+        (lambda: Spikes.from_trains([[1.0]]).remove_duplicates(0.0), r"remove_duplicates\(window\): expected a finite"),
+        (lambda: Spikes.from_trains([[1.0]]).remove_duplicates(float("nan")), "a finite time above 0 s, got nan"),
         (lambda: Spikes.from_trains([[1.0]], support=(0, 2)).bin(0.0), r"Spikes.bin\(dt\): expected a finite width"),
         (lambda: Spikes.from_trains([[1.0]], support=(0, 2)).bin(-1), "above 0 s, got -1"),
         (lambda: Spikes.from_trains([[1.0]], support=(0, 2)).bin(float("inf")), "a finite width"),

@@ -167,6 +167,43 @@ class Spikes:
         same = unit[1:] == unit[:-1]
         return times.diff()[same], unit[1:][same]
 
+    def remove_duplicates(self, window: float = 3e-4, *, across_units: bool = False) -> Spikes:
+        """Drop every spike that follows another by less than ``window`` s: a sorter counted it twice.
+
+        Parameters
+        ----------
+        window : float, default 0.3 ms
+            s; shorter than the refractory time of a neuron.
+        across_units : bool, default False
+            Whether the other spike may be of any unit. Neurons that do fire together lose spikes too: select the
+            units of one place on the probe first.
+
+        Returns
+        -------
+        Spikes
+            The first of each run stays; the history tells how many were dropped.
+
+        Raises
+        ------
+        InputError
+            If the window is not a finite time above 0.
+
+        Examples
+        --------
+        >>> Spikes.from_trains([[0.1, 0.1002, 0.3], [0.1001]]).remove_duplicates().counts().tolist()
+        [2, 1]
+        """
+        if isinstance(window, bool) or not isinstance(window, Real) or not 0 < float(window) < math.inf:
+            got = repr(window)
+            raise InputError(explain("Spikes.remove_duplicates(window)", expected="a finite time above 0 s", got=got))
+        order = torch.arange(len(self), device="cpu") if across_units else torch.argsort(self.unit, stable=True)
+        unit, close = self.unit[order], self.times[order].diff() < float(window)
+        keep = torch.ones(len(self), dtype=torch.bool, device="cpu")
+        keep[order[1:][close if across_units else close & (unit[1:] == unit[:-1])]] = False
+        note = {"step": "remove_duplicates", "window": float(window), "across_units": bool(across_units)}
+        note |= {"dropped": int((~keep).sum())}
+        return replace(self, times=self.times[keep], unit=self.unit[keep], history=(*self.history, note))
+
     def select(self, units: Any, *, allow_empty: bool = False) -> Spikes:
         """Keep some units, given as a mask, indices, or a boolean condition on the unit table; none if allowed."""
         index = positions(units, self.n_units, "Spikes.select")
