@@ -18,8 +18,8 @@ import tectum
 from tectum import Recording
 from tectum.core.errors import InputError
 from tectum.datasets.simulate.calcium import calcium as simulate
-from tectum.preprocess import _oasis, _traces
-from tectum.preprocess.calcium import baseline, deconvolve, dff, events, neuropil, noise, subtract
+from tectum.preprocess import _oasis, _traces, calcium
+from tectum.preprocess.calcium import baseline, deconvolve, dff, duplicates, events, neuropil, noise, subtract
 
 
 def pools(y: np.ndarray, gamma: float) -> np.ndarray:
@@ -223,6 +223,30 @@ def test_the_chain_leaves_its_input_alone() -> None:
     assert torch.equal(sim.fluorescence.values, before)
 
 
+@pytest.mark.parametrize("rows", [7, 512])
+def test_duplicates_against_a_loop(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calcium, "_ROWS", rows)
+    rng = np.random.default_rng(3)
+    common = rng.standard_normal((200, 5))
+    x = common[:, rng.integers(0, 5, 30)] * rng.choice([-1, 1], 30) + 0.5 * rng.standard_normal((200, 30))
+    x[:, 4] = 2.0
+    place = rng.uniform(0, 40, (30, 2))
+    rec = recording(torch.from_numpy(x), coords={"unit": {"y": place[:, 0], "x": place[:, 1]}})
+    pairs, found = duplicates(rec, distance=15.0, correlation=0.75)
+    with np.errstate(invalid="ignore"):
+        r = np.nan_to_num(np.corrcoef(x.T))
+    expected = [
+        (a, b)
+        for a in range(30)
+        for b in range(a + 1, 30)
+        if abs(r[a, b]) >= 0.75 and np.hypot(*(place[a] - place[b])) <= 15.0
+    ]
+    assert pairs.tolist() == [list(pair) for pair in expected]
+    assert 5 < len(expected) < 60
+    np.testing.assert_allclose(found, [r[pair] for pair in expected], atol=1e-12)
+    assert len(duplicates(rec, distance=1e-9)[0]) == 0
+
+
 GOOD = torch.rand(50, 2)
 
 
@@ -250,6 +274,14 @@ GOOD = torch.rand(50, 2)
         (
             lambda: neuropil(recording(GOOD), recording(torch.ones(50, 2)), coefficient="robust"),
             "a neuropil that varies, got a constant one in region 0",
+        ),
+        (
+            lambda: duplicates(recording(GOOD), distance=1.0),
+            r"duplicates: expected columns y and x of the units, got \[\]",
+        ),
+        (
+            lambda: duplicates(recording(GOOD, coords={"unit": {"y": [0.0, 1.0], "x": [0.0, 1.0]}}), distance=0.0),
+            "distance > 0 and a correlation in",
         ),
         (lambda: events(recording(GOOD)), "expected deconvolved activity, got 'F'; deconvolve first"),
         (lambda: events(recording(GOOD, units="deconvolved"), k=-1), r"events\(k\)"),

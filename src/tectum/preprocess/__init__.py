@@ -6,7 +6,7 @@ from typing import Any
 from tectum.io.fmri.parcellation import parcellate
 
 from .basic import bin_spikes, crop, part, resample, select, smooth, standardise
-from .calcium import baseline, deconvolve, dff, events, neuropil, noise, subtract
+from .calcium import baseline, deconvolve, dff, duplicates, events, neuropil, noise, subtract
 from .causal import Causal, apply_causal
 from .filters import filter
 from .fmri import clean, dvars, framewise_displacement, tsnr
@@ -42,6 +42,7 @@ __all__ = [
     "deconvolve",
     "dff",
     "drop_untracked",
+    "duplicates",
     "dvars",
     "events",
     "framewise_displacement",

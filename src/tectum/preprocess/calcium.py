@@ -20,6 +20,7 @@ from tectum.core.spikes import Spikes
 
 from . import _oasis, _traces
 
+_ROWS = 512  # regions compared with all others at once
 Baseline = Literal["maximin", "percentile", "constant"]
 
 
@@ -275,6 +276,47 @@ def events(rec: Recording, *, k: float = 3.0) -> Spikes:
         meta={**rec.meta, "kind": "inferred", "time_resolution": 1.0 / rate},
         history=rec.noted("events", k=k),
     )
+
+
+def duplicates(rec: Recording, *, distance: float, correlation: float = 0.8) -> tuple[Tensor, Tensor]:
+    """Return pairs of regions that are near each other and alike: one cell twice, or neuropil in both.
+
+    Parameters
+    ----------
+    rec : Recording, dims time and unit
+        Traces; the table of units has the columns "y" and "x".
+    distance : float
+        Largest distance, in the unit of these columns: about 15 um, which for suite2p is to be given in pixels.
+    correlation : float, default 0.8
+        Smallest absolute correlation, in [0, 1].
+
+    Returns
+    -------
+    Tensor, shape (n_pairs, 2), int64, and Tensor, shape (n_pairs,)
+        Positions of both regions, the lower first, in order; and their correlation. Constant traces match none.
+
+    Raises
+    ------
+    InputError
+        If values or positions are missing, or a limit is out of range.
+    """
+    x, table = _unit_time(rec, "duplicates"), rec.coords.get("unit", {})
+    if not {"y", "x"} <= set(table):
+        raise InputError(explain("duplicates", expected="columns y and x of the units", got=f"{sorted(table)}"))
+    if not (_is_real(distance) and distance > 0 and _is_real(correlation) and 0 <= correlation <= 1):
+        got = f"distance={distance!r}, correlation={correlation!r}"
+        raise InputError(explain("duplicates", expected="distance > 0 and a correlation in [0, 1]", got=got))
+    place = torch.stack([torch.as_tensor(table[c]).double() for c in ("y", "x")], 1).to(x.device, x.dtype)
+    x = torch.nn.functional.normalize(x - x.mean(1, keepdim=True), dim=1)
+    pairs, found = [torch.zeros(0, 2, dtype=torch.int64, device=x.device)], [x.new_zeros(0)]
+    for first in range(0, len(x), _ROWS):
+        rows = slice(first, first + _ROWS)
+        r = x[rows] @ x[first:].T  # (row, region from the first row on)
+        near = torch.cdist(place[rows], place[first:], compute_mode="donot_use_mm_for_euclid_dist") <= distance
+        pair = ((r.abs() >= correlation) & near).triu(1).nonzero()
+        pairs.append(pair + first)
+        found.append(r[pair[:, 0], pair[:, 1]])
+    return torch.cat(pairs), torch.cat(found)
 
 
 def _unit_time(rec: Recording, step: str) -> Tensor:
