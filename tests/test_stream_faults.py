@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from support.decoders import NAMES, Standin, recording, standin
 from tectum import Causal, Evidence, Stream
 from tectum.core.errors import InputError
+from tectum.nn.ring import Ring
 from tectum.stream import Decision, StreamError, StreamTimeout, read_log, replay
 from tectum.stream.decision import Latencies
 from tectum.stream.evidence import Accumulator
 from tectum.stream.intake import Guard
-from tectum.stream.ring import Ring
 from tectum.stream.timeline import Timeline
 
 RATE, N = 250.0, 2000

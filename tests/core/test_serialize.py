@@ -199,19 +199,6 @@ def test_foreign_absent_and_directory(tmp_path):
     refused(tmp_path, "got a directory")
 
 
-def test_no_permission(tmp_path):
-    path = write(tmp_path / "x", [1])
-    path.chmod(0)
-    if os.geteuid() == 0:
-        tmp_path.chmod(0o700)
-        os.seteuid(65534)
-    try:
-        refused(path, "Permission|readable")
-    finally:
-        if os.getuid() == 0:
-            os.seteuid(0)
-
-
 def test_every_truncation_is_refused(tmp_path):
     path = write(tmp_path / "x", CONTAINERS["spikes"])
     whole = path.read_bytes()

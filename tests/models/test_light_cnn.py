@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import tectum
@@ -52,6 +54,34 @@ def test_the_network_is_what_the_paper_says() -> None:
         features[:, :, t] = torch.einsum("bck,fck->bf", padded[:, :, t : t + 7], body.conv.weight) + body.conv.bias
     wanted = features.relu().mean(2) @ body.head.weight.T + body.head.bias
     torch.testing.assert_close(body(x), wanted)
+
+
+@settings(max_examples=60)
+@given(
+    sizes=st.lists(st.integers(0, 60), min_size=1, max_size=12), kernel=st.sampled_from([1, 3, 7, 21]),
+    n_times=st.integers(21, 45), batch=st.integers(1, 3),
+)  # fmt: skip
+def test_new_samples_alone_give_the_logits_of_the_whole_window(
+    sizes: list[int], kernel: int, n_times: int, batch: int
+) -> None:
+    body = OneConvolution(3, 5, 2, kernel=kernel, dropout=0.5).eval()
+    x = torch.randn(batch, 3, sum(sizes), generator=torch.Generator().manual_seed(n_times))
+    state, stop = body.init_state(batch, n_times), 0
+    for size in sizes:
+        part, stop = x[:, :, stop : stop + size], stop + size
+        with torch.no_grad():
+            logits, state = body.step(part, state)
+            if stop < n_times:
+                assert logits.shape == (batch, 2)
+                assert bool(logits.isnan().all())
+            else:
+                torch.testing.assert_close(logits, body(x[:, :, stop - n_times : stop]), atol=1e-5, rtol=0)
+
+
+def test_windows_shorter_than_a_filter_have_no_state() -> None:
+    body = OneConvolution(3, 5, 2, kernel=7, dropout=0.0)
+    assert body.init_state(1, 6) is None
+    assert body.init_state(1, 7) is not None
 
 
 def test_time_of_a_pattern_does_not_matter_but_its_length_does() -> None:

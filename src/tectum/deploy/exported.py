@@ -18,7 +18,7 @@ from tectum.core.device import default_dtype
 from tectum.core.errors import ContractError, InputError, LoadError, MissingExtraError, explain, nearest
 from tectum.core.serialize import load as load_saved
 from tectum.core.serialize import replacing
-from tectum.nn.check import agrees, check_input, verify
+from tectum.nn.check import agrees, check_input, check_steps, verify
 from tectum.preprocess.causal import Causal
 
 from . import archive
@@ -71,6 +71,7 @@ def export(
         x = check_input(card.contract, card.test["scale"])
         batch = torch.cat([x, x.flip(2), 0.5 * x])
         _check_batch(module, batch)
+        check_steps(module, card.contract, card.test["scale"], "export")
         check_causal(module, card.contract, card.causal, scale=card.test["scale"])
         program = capture(module, batch[:2])
         if format == "onnx":

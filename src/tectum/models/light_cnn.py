@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..core.contract import Contract
 from ..core.device import highest_precision
@@ -16,6 +17,7 @@ from ..core.errors import InputError, explain
 from ..core.params import param
 from ..core.result import Section, axes
 from ..nn.decoder import CHUNK, Decoder, DecoderResult, Trained
+from ..nn.ring import Ring
 from ..nn.trials import Holdout, Labels
 
 if TYPE_CHECKING:
@@ -61,6 +63,51 @@ class OneConvolution(nn.Module):
         """Return the rectified output of every filter: (batch, filter, time)."""
         found: Tensor = self.conv(x).relu()
         return found
+
+    def init_state(self, batch: int, n_times: int) -> Carried | None:
+        """Return what is remembered of a stream before its first sample; None for windows shorter than a filter."""
+        (kernel,), device = self.conv.kernel_size, self.conv.weight.device
+        if n_times < kernel:
+            return None
+        samples = Ring(batch * self.conv.in_channels, n_times, device)
+        samples.push(torch.zeros(batch * self.conv.in_channels, kernel - 1, device=device))
+        return Carried(samples, Ring(batch * self.conv.out_channels, n_times - kernel + 1, device), batch, n_times)
+
+    def step(self, x: Tensor, state: Carried) -> tuple[Tensor, Carried]:
+        """Return the logits (batch, class) of the window that ends with new samples (batch, channel, time), and state.
+
+        Away from its ends, where filters meet zeros, a window has the activity of the windows before it: only new
+        samples and both ends are convolved. The state given is used up; logits are NaN until a window is full.
+        """
+        samples, inner, batch, lacking = state
+        past, lacking = samples.size - inner.size, max(0, lacking - x.shape[2])
+        x = x[:, :, -samples.size :]
+        if x.shape[2]:
+            before = [samples.window(past).unflatten(0, (batch, -1))] if past else []
+            inner.push(self._inside(torch.cat([*before, x], 2)).flatten(0, 1))
+            samples.push(x.flatten(0, 1))
+        if lacking:
+            return x.new_full((batch, self.head.out_features), torch.nan), state._replace(lacking=lacking)
+        total = inner.window(inner.size).sum(1).unflatten(0, (batch, -1))  # (batch, filter)
+        if past:
+            window, half = samples.window(samples.size).unflatten(0, (batch, -1)), past // 2
+            ends = torch.cat([F.pad(window[..., :past], (half, 0)), F.pad(window[..., -past:], (0, half))])
+            total += self._inside(ends).sum(2).unflatten(0, (2, batch)).sum(0)
+        logits: Tensor = self.head(total / samples.size)
+        return logits, state._replace(lacking=0)
+
+    def _inside(self, x: Tensor) -> Tensor:
+        """Return the rectified output where filters lie wholly inside: (batch, filter, time - kernel + 1)."""
+        return F.conv1d(x, self.conv.weight, self.conv.bias).relu()
+
+
+class Carried(NamedTuple):
+    """What a convolution remembers of a stream."""
+
+    samples: Ring  #: the newest window, (batch * channel, time)
+    inner: Ring  #: activity where filters lie wholly inside it, (batch * filter, time)
+    batch: int
+    lacking: int  #: samples until the first window is full
 
 
 def frequency_response(weight: Tensor, rate: float, *, n_freq: int = 65) -> tuple[Tensor, Tensor]:

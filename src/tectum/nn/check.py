@@ -1,8 +1,10 @@
-"""A test of a trained network that travels with it: a fixed input, and the output it had when it was saved."""
+"""Tests of a trained network: one that travels with it, and one of the state that it carries."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,3 +56,37 @@ def verify(module: nn.Module, contract: Contract, check: Mapping[str, Any], wher
         apart = np.abs(found - wanted).max() if found.shape == wanted.shape else np.inf
         got = f"a difference of {apart:.2g}"
         raise MismatchError(explain(where, expected="the stored logits of the test input", got=got))
+
+
+def carries(module: nn.Module) -> bool:
+    """Whether a network says that it carries a state from samples to samples: it has ``init_state`` and ``step``."""
+    return hasattr(module, "init_state") and hasattr(module, "step")
+
+
+def check_steps(module: nn.Module, contract: Contract, scale: float, where: str) -> None:
+    """Raise MismatchError if a network that carries a state says something else of a window than on the window alone.
+
+    Parameters
+    ----------
+    module : nn.Module
+        On the CPU, in evaluation mode; without a state nothing is checked.
+    contract : Contract
+        What it takes.
+    scale : float
+        Largest value of the input.
+    where : str
+        Who asks.
+    """
+    n = int(contract.n_times or 0)
+    with torch.no_grad():
+        state: Any = module.init_state(1, n) if carries(module) else None  # type: ignore[operator]
+        if state is None:
+            return
+        x = check_input(replace(contract, n_times=2 * n + 5), scale)
+        for first, stop in pairwise((0, n, n + 1, n + 1 + n // 3, 2 * n + 5)):
+            logits, state = module.step(x[..., first:stop], state)  # type: ignore[operator]
+            window = module(x[..., stop - n : stop])
+            undefined = not bool(window.isfinite().all())  # a stream says so of each window
+            if not undefined and not (logits.shape == window.shape and agrees(logits.numpy(), window.numpy())):
+                got = "another one, so its state holds samples from outside the window, or loses some"
+                raise MismatchError(explain(where, expected="by step() the output of the window", got=got))

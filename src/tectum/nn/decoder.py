@@ -23,7 +23,7 @@ from ..core.random import isolated, spawn
 from ..core.recording import Recording
 from ..core.result import hash_tensors
 from . import trials
-from .check import make_check, verify
+from .check import check_steps, make_check, verify
 from .decoder_result import DecoderResult as DecoderResult
 from .standardise import Standardise, learn_standard
 
@@ -42,6 +42,17 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channel, time) in the units of the recording to logits (batch, class)."""
         found: Tensor = self.body(self.standard(x))
+        return found
+
+    def init_state(self, batch: int, n_times: int) -> Any:
+        """Return what the body remembers of a stream before its first sample; None if it takes whole windows only."""
+        begin = getattr(self.body, "init_state", None)
+        return None if begin is None else begin(batch, n_times)
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Take new samples (batch, channel, time); return the logits of the window that ends with them, and a state."""
+        body: Any = self.body
+        found: tuple[Tensor, Any] = body.step(self.standard(x), state)
         return found
 
 
@@ -470,6 +481,7 @@ class Decoder(Estimator[DecoderResult]):
             return None
         known = getattr(getattr(module, "standard", None), "scale", None)
         scale = float(known.median()) if isinstance(known, Tensor) and self.normalise != "none" else 1.0
+        check_steps(module, self.contract_, scale, f"{type(self).__name__}.save")
         made = make_check(module, self.contract_, scale=scale)
         return made if np.isfinite(made["logits"]).all() else None
 

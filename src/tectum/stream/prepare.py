@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tectum.core.contract import Contract
 from tectum.core.errors import InputError, explain
+from tectum.nn.check import check_steps
 from tectum.preprocess.causal import Causal
 
 WARM_UP = 10  # dummy windows before the first sample
@@ -69,13 +70,15 @@ def check_window(contract: Contract) -> None:
         raise InputError(explain("Stream", expected=expected, got=f"one of {contract}"))
 
 
-def module_of(decoder: Any) -> nn.Module:
-    """Return the decoder's module for streams, or its pure module, which must be in evaluation mode."""
+def module_of(decoder: Any, contract: Contract) -> nn.Module:
+    """Return the decoder's module for streams, or its pure module, in evaluation mode and with a state that fits."""
     found = getattr(decoder, "stream_module", None) or decoder.forward_module
     module: nn.Module = found if isinstance(found, nn.Module) else found()
     if any(m.training for m in module.modules()):
         got = "one in training mode, whose statistics drift"
         raise InputError(explain("Stream", expected="a module in evaluation mode", got=got, fix="call eval()"))
+    known = getattr(getattr(module, "standard", None), "scale", None)
+    check_steps(module, contract, float(known.median()) if isinstance(known, Tensor) else 1.0, "Stream")
     return module
 
 

@@ -21,8 +21,8 @@ from .decision import Budget, Counts, Decision, Statistics, StreamError, StreamT
 from .evidence import Accumulator, Evidence, as_evidence
 from .intake import HELD_CHUNKS, Guard, as_rows, bridged, negotiate
 from .log import Log
+from .network import running
 from .prepare import as_times, check_times, check_window, module_of, plain_options, trained_scale, warm_up
-from .ring import Ring
 from .sources import open_source
 from .timeline import Piece, Timeline
 from .transform import Transform
@@ -141,12 +141,15 @@ class Stream:
         self.stall, self.timeout, self.clock = stall, timeout, clock
         self._width = len(channels) if channels is not None else 0
         self._device = resolve_device(device)
-        self._module = module_of(decoder).to(self._device)
+        self._module = module_of(decoder, self.contract).to(self._device)
         scale = trained_scale(decoder, self.steps, self._module)
         self._transform = Transform(self.contract, self.steps, self.plan, scale=scale, device=self._device)
         self._cues = None if offset is None else Cues(offset, self.n_times, self.steps.rate_out)
         self._check_cued()
-        self._ring = Ring(self.contract.size, self._cues.size if self._cues else self.n_times, self._device)
+        self._running = running(
+            self._module, self.contract.size, self.n_times, hop=self.hop_samples,
+            room=self._cues.size if self._cues else None, device=self._device,
+        )  # fmt: skip
         self._accumulator = Accumulator(self.rule, self.labels)
         self._timeline = Timeline(rate, jitter=0.5 / rate if jitter is None else jitter, max_gap=max_gap)
         self._guard = Guard(self.plan.names, rate, missing=self.plan.missing)
@@ -348,7 +351,7 @@ class Stream:
         """Start filters, buffer and evidence anew behind a gap or a jump; return the markers that are lost by it."""
         self._until_next = self.n_times
         self._transform.restart()
-        self._ring.clear()
+        self._running.restart()
         self._guard.restart()
         lost = [] if self._cues is None else self._cues.restart()
         if keep_clock:
@@ -383,7 +386,7 @@ class Stream:
         skip = 0 if self.backlog is None else max(0, due - self.backlog)
         while first < n:
             stop = min(n, first + self._until_next)
-            self._ring.push(y[:, first:stop])
+            self._running.push(y[:, first:stop])
             self._until_next -= stop - first
             first = stop
             if self._until_next:
@@ -412,7 +415,7 @@ class Stream:
         made: list[Decision] = []
         for first in range(0, y.shape[1], cues.late):
             part = slice(first, first + cues.late)
-            self._ring.push(y[:, part])
+            self._running.push(y[:, part])
             cues.extend(times[part])
             made += self._answer(cues.due(), began, end)
             self._last_time = float(times[part][-1])
@@ -435,7 +438,7 @@ class Stream:
         self, at: float, began: float, mark: float, *, wait: float, back: int = 0, cue: Code = None
     ) -> Decision:
         """Decide on a window in the buffer."""
-        logits = self._module(self._ring.window(self.n_times, back=back)[None])[0].tolist()
+        logits = self._running.logits(back=back)
         if not all(map(math.isfinite, logits)):
             self._flags["nonfinite output"] = None
             return self._neutral(at, mark, cue=cue)

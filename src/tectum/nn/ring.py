@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tectum.core.errors import InputError, explain
+from ..core.errors import InputError, explain
 
 
 class Ring:
