@@ -155,6 +155,11 @@ class Crowd(nn.Module):
         return (x - x.mean(0)).mean(2)[:, :3]
 
 
+class Merged(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(2)[:, :3].mean(0, keepdim=True)
+
+
 class Undefined(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(2)[:, :3].sub(1e9).log()
@@ -180,6 +185,7 @@ def test_an_operator_without_counterpart_is_named_with_its_module(decoder: Stand
     ("part", "words"),
     [
         (Crowd().eval(), "expected a network of single windows"),
+        (Merged().eval(), "expected a network of single windows"),
         (Undefined().eval(), "expected finite logits"),
         (nn.Sequential(nn.BatchNorm1d(8)).train(), "got 0 in training mode; call eval()"),
     ],
@@ -190,6 +196,42 @@ def test_networks_that_would_mislead_are_refused(decoder: Standin, part: nn.Modu
     with pytest.raises(NotExportable) as error:
         tectum.export(made, tmp_path / "x.onnx")
     assert words in str(error.value)
+
+
+class InPlace(nn.Module):
+    """Changes tensors of its own, as networks of other packages do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(8, 3, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        y += 1.0
+        y[:, :, :3] = 0.0
+        return y.clamp_(min=0).mean(2)
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+def test_operators_in_place_become_plain_ones(decoder: Standin, format: str, tmp_path: Path) -> None:
+    made = other(decoder, InPlace().eval())
+    x = torch.randn(2, 8, made.contract_.n_times, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = made.forward_module()(x).softmax(1)
+    found = load(tectum.export(made, tmp_path / "x", format=format)).predict_proba(x)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+class Distances(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        distances: Tensor = torch.ops.aten._euclidean_dist(x, 2 * x).mean(2)[:, :3]
+        return distances
+
+
+def test_an_operator_that_would_not_be_read_is_named_with_its_module(decoder: Standin, tmp_path: Path) -> None:
+    with pytest.raises(NotExportable, match=r'1\.1 \(Distances\): aten\._euclidean_dist\.default; format="onnx"'):
+        tectum.export(other(decoder, nested(Distances())), tmp_path / "x.pt2")
+    assert list(tmp_path.iterdir()) == []
 
 
 class Memory(nn.Module):

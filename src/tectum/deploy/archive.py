@@ -33,7 +33,7 @@ _PYTHON = re.compile(r"_operator\.(mul|add|sub|floordiv|truediv|mod|neg|getitem|
 _UNSAFE = re.compile(r"from_file|unsafe|sparse|nested|quantized|mkldnn|cudnn|miopen|resize|storage|pin_memory")
 _PRIVATE = {
     "_assert_scalar", "_assert_tensor_metadata", "_assert_async", "_softmax", "_log_softmax", "_to_copy",
-    "_native_batch_norm_legit_no_training", "_scaled_dot_product_flash_attention_for_cpu",
+    "_native_batch_norm_legit_no_training", "_weight_norm", "_scaled_dot_product_flash_attention_for_cpu",
 }  # fmt: skip
 _PLAIN = re.compile(r"[\w.,:>+\- ]*")  # no brackets, quotes or line breaks
 _SYMBOL = re.compile(r"'[su]\d+'")
@@ -137,12 +137,12 @@ def _check_text(text: str, key: str, path: str) -> None:
     elif key in ("in_spec", "out_spec"):
         fine = _is_plain_tree(json.loads(text))
     else:
-        fine = _is_pure(text) if key in ("target", "as_operator") else bool(_PLAIN.fullmatch(text))
+        fine = is_pure(text) if key in ("target", "as_operator") else bool(_PLAIN.fullmatch(text))
     if not fine:
         _refuse(path, f"{key} {text[:60]!r}")
 
 
-def _is_pure(target: str) -> bool:
+def is_pure(target: str) -> bool:
     """Whether a name is that of an operator that only computes: known to torch, changes no input, reads no file."""
     if _PYTHON.fullmatch(target):
         return True

@@ -41,7 +41,7 @@ class _Trace:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what the exporters say of themselves."""
     loggers = [logging.getLogger(name) for name in _NOISY]
     before = [logger.level for logger in loggers]
@@ -67,7 +67,7 @@ def capture(module: nn.Module, example: Tensor) -> Any:
     trace = _Trace(module)
     batch = torch.export.Dim("batch", min=1)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             return torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
     except Exception as cause:
         where = trace.inside[-1] if trace.inside else "the network"
@@ -78,11 +78,28 @@ def capture(module: nn.Module, example: Tensor) -> Any:
 
 
 def to_torch(program: Any) -> dict[str, bytes]:
-    """Return the files of a torch.export archive."""
+    """Return the files of a torch.export archive; operators that change their input become those that do not.
+
+    Raises
+    ------
+    NotExportable
+        Names the module whose operator our reader would refuse.
+    """
     made = io.BytesIO()
-    with _quiet():
-        torch.export.save(program, made)
+    with quiet():
+        pure = program if next(_impure(program), None) is None else program.run_decompositions({})
+        for node in _impure(pure):
+            got, fix = f"{_place(node)}: {node.target}", 'format="onnx" may hold it'
+            raise NotExportable(explain("export", expected="operators that only compute", got=got, fix=fix))
+        torch.export.save(pure, made)
     return archive.bare(made.getvalue())
+
+
+def _impure(program: Any) -> Iterator[Any]:
+    """Return the nodes of a graph that do more than compute."""
+    for node in program.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and not archive.is_pure(f"torch.ops.{node.target}"):
+            yield node
 
 
 def to_onnx(
@@ -100,7 +117,7 @@ def to_onnx(
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
         raise MissingExtraError('exporting to ONNX needs onnx and onnxscript: pip install "tectum[bci]"')
     try:
-        with _quiet():
+        with quiet():
             made = torch.onnx.export(
                 program, (), dynamo=True, input_names=inputs, output_names=outputs, verbose=False, external_data=False
             )
@@ -161,14 +178,22 @@ def _operator(error: BaseException) -> str:
 def _blamed(program: Any, error: BaseException) -> str:
     """Return the module that holds the node an exporter stumbled over."""
     names = [found.group(1) for c in _chain(error) if (found := re.search(r"translating node %(\w+)", str(c)))]
-    with _quiet():
+    with quiet():
         nodes = [*program.graph.nodes, *program.run_decompositions().graph.nodes]
     for node in nodes:
         if node.name in names and node.meta.get("nn_module_stack"):
-            path, kind = list(node.meta["nn_module_stack"].values())[-1]
-            name = kind if isinstance(kind, str) else kind.__name__
-            return f"{path or 'the network'} ({name.rpartition('.')[2]})"
+            return _place(node)
     return "the network"
+
+
+def _place(node: Any) -> str:
+    """Return name and class of the module that a node of a graph belongs to."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    if not stack:
+        return "the network"
+    path, kind = stack[-1]
+    name = kind if isinstance(kind, str) else kind.__name__
+    return f"{path or 'the network'} ({name.rpartition('.')[2]})"
 
 
 def _first_line(error: BaseException) -> str:

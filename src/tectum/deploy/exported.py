@@ -24,7 +24,7 @@ from tectum.preprocess.causal import Causal
 from . import archive
 from .card import Card, NotExportable, describe
 from .causality import check_causal
-from .convert import capture, metadata, to_onnx, to_torch
+from .convert import capture, metadata, quiet, to_onnx, to_torch
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 _KEY = "tectum"
@@ -175,7 +175,8 @@ def _runner(data: bytes, format: str, path: str) -> tuple[nn.Module, Card]:
     _check_digest(card, archive.digest(files), path)
     clean = {name: content for name, content in files.items() if name != archive.CARD}
     try:
-        return _Frozen(torch.export.load(io.BytesIO(archive.packed(clean))).module()), card
+        with quiet():
+            return _Frozen(torch.export.load(io.BytesIO(archive.packed(clean))).module()), card
     except Exception as cause:
         raise LoadError(explain(path, expected="a torch.export archive", got="one that cannot be read")) from cause
 
