@@ -16,7 +16,7 @@ import torch
 
 import tectum
 from support.decoders import NAMES, Standin, recording, standin
-from tectum import Causal, Stream
+from tectum import Causal, Recording, Stream
 from tectum.cli import main
 from tectum.core.errors import ContractError, InputError, MissingExtraError
 from tectum.stream import Board, Buffered, Decision, Inlet, Outlet, Replayed, line, lsl
@@ -221,6 +221,24 @@ def test_an_inlet_of_pylsl_is_one_too(decoder: Standin) -> None:
     assert (unnamed.names, unnamed.units) == (None, None)
 
 
+def test_an_inlet_of_pylsl_itself_gives_the_offline_decisions(
+    decoder: Standin, outlet: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mne_lsl.lsl.load_liblsl import load_liblsl
+
+    monkeypatch.setenv("PYLSL_LIB", load_liblsl()._name)  # the library that mne-lsl brings
+    pylsl = pytest.importorskip("pylsl")
+    out = outlet(own("pylsl"))
+    (info,) = pylsl.resolve_byprop("name", own("pylsl"), timeout=5.0)
+    inlet = pylsl.StreamInlet(info, processing_flags=pylsl.proc_clocksync | pylsl.proc_dejitter)
+    inlet.open_stream(timeout=5.0)
+    made = Stream.of(decoder, inlet, stall=30.0)
+    assert (made.source.names, made.source.units) == (list(NAMES), "uV")
+    found = drained(made, out, ROWS.astype(np.float32))
+    assert proba(found) == proba(Stream(decoder, rate=RATE, channels=NAMES).push(ROWS.astype(np.float32)))
+    assert not any(d.flags for d in found)
+
+
 def test_channels_may_differ_in_unit(decoder: Standin) -> None:
     source = PylslLike()
     source.info = lambda: SimpleNamespace(  # type: ignore[method-assign]
@@ -275,6 +293,36 @@ def test_a_board_of_brainflow_is_polled(decoder: Standin) -> None:
         found += made.push(*made.source.pull())
     assert proba(found) == proba(Stream(decoder, rate=RATE, channels=NAMES).push(ROWS))
     assert not any(d.flags for d in found)
+
+
+@pytest.fixture
+def synthetic() -> Iterator[Any]:
+    """BrainFlow's own synthetic board, streaming."""
+    shim = pytest.importorskip("brainflow.board_shim")
+    try:
+        shim.BoardShim.disable_board_logger()
+    except ModuleNotFoundError as missing:  # below Python 3.12 it asks for pkg_resources
+        pytest.skip(f"brainflow cannot be loaded here: {missing}")
+    board = shim.BoardShim(shim.BoardIds.SYNTHETIC_BOARD.value, shim.BrainFlowInputParams())
+    board.prepare_session()
+    board.start_stream()
+    yield board
+    board.stop_stream()
+    board.release_session()
+
+
+@pytest.mark.filterwarnings("ignore:pkg_resources is deprecated")
+def test_the_synthetic_board_of_brainflow_itself_is_decoded(synthetic: Any) -> None:
+    names = list(synthetic.get_eeg_names(synthetic.get_board_id()))
+    coords = {"channel": {"name": names}}
+    rec = Recording(data=torch.randn(16, 500), dims=("channel", "time"), rate=RATE, units="uV", coords=coords)
+    made = Stream.of(standin(rec, steps=Causal(highpass=1.0, lowpass=45.0)), synthetic, stall=2.0)
+    assert (made.source.names, made.source.rate, made.source.units) == (names, RATE, "uV")
+    found = list(made.run(seconds=2.0))
+    assert len(found) >= 8
+    assert not any(d.flags for d in found)
+    assert np.diff([d.time for d in found]) == pytest.approx(made.hop, abs=2e-3)
+    assert abs(time.time() - found[-1].time) < 60
 
 
 def test_bursts_of_stamps_become_a_clock_and_jumps_stay() -> None:
