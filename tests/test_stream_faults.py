@@ -249,6 +249,37 @@ def test_a_flat_channel_is_named(decoder: Standin) -> None:
     assert flags(found) == {f"flat:{NAMES[3]}"}
 
 
+def test_without_any_signal_nothing_is_decided(decoder: Standin) -> None:
+    rows = ROWS.copy()
+    rows[800:1600] = rows[800]
+    found = play(stream(decoder), rows)
+    neutral = [d for d in found if d.label is None]
+    assert min(d.time for d in neutral) == pytest.approx(TIMES[800] + 1.0, abs=0.2)
+    assert max(d.time for d in neutral) == pytest.approx(TIMES[1600], abs=0.2)
+    assert {d.flags for d in neutral} == {tuple(f"flat:{name}" for name in NAMES)}
+    assert all(d.proba == (1 / 3, 1 / 3, 1 / 3) for d in neutral)
+
+
+@pytest.mark.parametrize("factor", [2e3, 1 / 2e3])
+def test_a_channel_on_another_scale_is_named(decoder: Standin, factor: float) -> None:
+    rows = ROWS.copy()
+    rows[:, 3] *= factor
+    found = play(stream(decoder), rows)
+    assert {d.flags for d in found if d.time < 0.9} == {()}
+    assert {d.flags for d in found if d.time > 1.1} == {(f"scale:{NAMES[3]}",)}
+
+
+def test_a_unit_that_changes_on_the_way_is_neutral(decoder: Standin) -> None:
+    rows = ROWS.copy()
+    rows[1000:] *= 1e6
+    found = play(stream(decoder), rows)
+    late = [d for d in found if d.time > TIMES[1000] + 2.0]
+    assert len(late) > 10
+    assert {(d.label, d.flags) for d in late} == {(None, tuple(f"scale:{name}" for name in NAMES))}
+    again = play(stream(decoder), np.concatenate([rows, ROWS]), np.arange(2 * N) / RATE)
+    assert again[-1].flags == ()
+
+
 def test_a_decoder_that_gives_nan_decides_nothing(decoder: Standin) -> None:
     class Broken(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -202,6 +202,11 @@ class Guard:
             return []
         return [n for n, still in zip(self.names, self._still, strict=True) if still >= self.limit]
 
+    @property
+    def dead(self) -> bool:
+        """Whether no channel has changed for a second."""
+        return bool((self._still >= self.limit).all())
+
     def flags(self, at: float) -> tuple[str, ...]:
         """Return what a decision at a time in s must say of the channels."""
         if self.missing and not 0 <= at - self._reminded < REMIND:

@@ -444,10 +444,12 @@ class Stream:
             return self._neutral(at, mark, cue=cue)
         if self._held_chunks > HELD_CHUNKS:
             self._flags["held"] = None
+        if self._held_chunks > HELD_CHUNKS or self._guard.dead or self._transform.strange.all():
+            self._flags |= dict.fromkeys((*self._guard.flags(at), *self._transform.flags()))
             self._accumulator.reset()
             return self._neutral(at, mark, cue=cue)
         label, posterior, flag = self._accumulator.update(logits, time=at)
-        flags = (*self._flags, *([flag] if flag else ()), *self._guard.flags(at))
+        flags = (*self._flags, *([flag] if flag else ()), *self._guard.flags(at), *self._transform.flags())
         self._flags.clear()
         now = self.clock()
         self._count(now - mark, label)

@@ -37,12 +37,16 @@ class Transform:
     ) -> None:
         self.steps, self.plan, self.scale, self.device = steps, plan, scale, device
         self._chain, self._pick = Chain(steps, device), _picked(contract, steps, device)
-        self._moments, self._seen = torch.zeros(3, contract.size, dtype=torch.float64), 0
+        self._moments = torch.zeros(3, contract.size, dtype=torch.float64)
+        self._first, self.strange = True, np.zeros(contract.size, dtype=bool)
+        self.names = tuple(contract.names) or tuple(range(contract.size))
         self._state: CausalState | None = None
 
     def restart(self) -> None:
         """Let the next sample be the first of all."""
         self._state = None
+        self._moments.zero_()
+        self.strange[:] = False
 
     def __call__(self, rows: np.ndarray, times: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """Return samples (channel, time / decimate) in float32 and their times, for rows (time, channel)."""
@@ -54,26 +58,35 @@ class Transform:
         x = torch.from_numpy(np.ascontiguousarray(rows.T)).to(self._chain.dtype).to(self.device)
         y, self._state = self._chain.step(x, self._state)
         y = (y if self._pick is None else y[self._pick]).to(torch.float32)
-        if self.scale is not None and self._seen < self.steps.rate_out:
+        if self.scale is not None:
             self._check_scale(y)
         return y, times[phase :: self.steps.decimate]
 
+    def flags(self) -> tuple[str, ...]:
+        """Return which channels were on another scale than in training, by the last second."""
+        if not self.strange.any():
+            return ()
+        return tuple(f"scale:{name}" for name, off in zip(self.names, self.strange, strict=True) if off)
+
     def _check_scale(self, y: Tensor) -> None:
-        """Compare the standard deviation of the first second with the trained one."""
+        """Compare the standard deviation of every second with the trained one; raise if the first is in another unit."""
         part = y.cpu().double()
         self._moments += torch.stack([torch.ones_like(part).sum(1), part.sum(1), part.square().sum(1)])
-        self._seen += y.shape[1]
-        if self._seen < self.steps.rate_out:
-            return
         n, total, squares = self._moments
+        if float(n[0]) < self.steps.rate_out:
+            return
         spread = (squares / n - (total / n).square()).clamp(min=0).sqrt()
-        ratio = float((spread / self.scale).median())
-        if ratio > 0 and not 1 / SCALE <= ratio <= SCALE:
-            got = f"a standard deviation {ratio:.2g} times that of training"
+        ratio = spread / self.scale
+        self._moments.zero_()
+        self.strange = ((ratio > SCALE) | (ratio < 1 / SCALE) & (ratio > 0)).numpy()
+        middle = float(ratio.median())
+        if self._first and middle > 0 and not 1 / SCALE <= middle <= SCALE:
+            got = f"a standard deviation {middle:.2g} times that of training"
             fix = (
                 f"tell the stream's unit: tectum.Stream(..., units=..., convert=True); trained in {self.steps.units!r}"
             )
             raise ContractError(explain("Stream", expected="the unit of the training data", got=got, fix=fix))
+        self._first = False
 
 
 def _picked(contract: Contract, steps: Causal, device: torch.device) -> Tensor | None:
