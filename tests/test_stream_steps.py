@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tectum
-from support.decoders import NAMES, Outcome, Standin, offline, recording
+from support.decoders import NAMES, Mixed, Outcome, Standin, offline, recording
 from tectum import Causal, Stream
 from tectum.core.contract import Contract
-from tectum.core.errors import MismatchError
+from tectum.core.errors import ContractError, InputError, MismatchError
 from tectum.models.light_cnn import OneConvolution
 from tectum.preprocess.causal import apply_causal
+from tectum.stream import replay
 from tectum.stream.network import Steps, Windows
 
 RATE = 250.0
@@ -125,6 +126,64 @@ def test_a_state_that_is_not_the_window_is_not_saved_nor_exported(tmp_path: Path
     found = stream.push(REC.values.T)
     np.testing.assert_allclose([d.proba for d in found], fitted[Kept].predict_proba(rec).numpy(), atol=1e-5)
     fitted[Kept].save(tmp_path / "y")
+
+
+# Another decoder takes over
+
+
+def pair(kind: str) -> tuple[Standin, Standin]:
+    """Return two decoders that differ in the bias of their heads."""
+    one, two = (decoder(None if kind == "steps" else Mixed(8, 3, 20.0)) for _ in range(2))
+    with torch.no_grad():
+        two.module.head.bias += torch.tensor([0.5, -0.5, 0.0])  # type: ignore[union-attr, operator]
+    return one, two
+
+
+@pytest.mark.parametrize("kind", ["steps", "windows"])
+@pytest.mark.parametrize("chunk", [25, 33])
+def test_an_adapted_decoder_takes_over_and_goes_again(kind: str, chunk: int, tmp_path: Path) -> None:
+    one, two = pair(kind)
+    alone = [Stream(d, rate=RATE, hop=0.1, channels=NAMES) for d in (one, two)]
+    wanted = [{d.time: d.proba for d in s.push(REC.values.T)} for s in alone]
+    stream = Stream(one, rate=RATE, hop=0.1, channels=NAMES, log=tmp_path / "log")
+    found, turns = [], []
+    for k, part in enumerate(REC.values.T.split(chunk)):
+        if k in (20, 40):
+            stream.use(two if k == 20 else one)
+            turns.append(found[-1].time)
+        found += stream.push(part)
+    stream.close()
+    for d in found:
+        now = wanted[1] if turns[0] < d.time <= turns[1] else wanted[0]
+        assert d.proba == pytest.approx(now[d.time], abs=1e-6)
+    again = replay(one, tmp_path / "log", then=[two, one])
+    assert [d.proba for d in again] == [d.proba for d in found]
+    with pytest.raises(InputError, match="expected the 2 decoders that took over, in order, got 0 of them"):
+        replay(one, tmp_path / "log")
+
+
+def test_a_log_keeps_the_order_of_markers_and_decoders(tmp_path: Path) -> None:
+    one, two = pair("windows")
+    stream = Stream(one, rate=RATE, channels=NAMES, offset=0.0, log=tmp_path / "log")
+    found = stream.push(REC.values.T[:400])
+    for k, other in enumerate((two, one, two)):
+        found += stream.mark(1.0, f"before {k}")
+        stream.use(other)
+    found += stream.mark(1.0, "last")
+    stream.close()
+    assert len({d.proba for d in found}) == 2
+    again = replay(one, tmp_path / "log", then=[two, one, two])
+    assert [(d.cue, d.proba) for d in again] == [(d.cue, d.proba) for d in found]
+
+
+def test_a_decoder_of_another_input_does_not_take_over() -> None:
+    stream = Stream(decoder(), rate=RATE, channels=NAMES)
+    other = [decoder(n_times=59), decoder(), decoder()]
+    other[1].result_ = Outcome(("left", "rest", "right"))
+    other[2].causal_ = None
+    for wrong in other:
+        with pytest.raises(ContractError, match=r"Stream\.use: expected a decoder with input, classes"):
+            stream.use(wrong)
 
 
 def _two(module: Leaky) -> Leaky:

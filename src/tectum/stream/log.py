@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tectum.core.errors import LoadError, explain
+from tectum.core.errors import InputError, LoadError, explain
 from tectum.core.result import versions
 
 from .decision import Decision
@@ -47,6 +47,10 @@ class Log:
         """Keep a marker."""
         self._line({"mark": time, "code": code})
 
+    def use(self) -> None:
+        """Keep that another decoder takes over."""
+        self._line({"use": True})
+
     def decision(self, made: Decision, *, silent: bool) -> None:
         """Keep a decision, and whether silence made it."""
         self._line({"decision": asdict(made), "silent": silent})
@@ -70,6 +74,7 @@ class Logged(NamedTuple):
     decisions: list[Decision]  #: made by samples
     silences: list[Decision]  #: neutral ones, made because no samples came
     marks: list[tuple[int, float, str | int | None]]  #: chunks before it, time and code of each marker
+    uses: list[tuple[int, int]]  #: chunks and markers before each change of the decoder
 
 
 def read_log(path: str | Path) -> Logged:
@@ -83,6 +88,7 @@ def read_log(path: str | Path) -> Logged:
     head = None
     chunks: list[tuple[np.ndarray, np.ndarray | None]] = []
     marks: list[tuple[int, float, str | int | None]] = []
+    uses: list[tuple[int, int]] = []
     made: dict[bool, list[Decision]] = {False: [], True: []}
     for content in _lines(path):
         if head is None:
@@ -93,13 +99,15 @@ def read_log(path: str | Path) -> Logged:
             fields = content["decision"]
             plain = {**fields, "proba": tuple(fields["proba"]), "flags": tuple(fields["flags"])}
             made[content["silent"]].append(Decision(**plain))
+        elif "use" in content:
+            uses.append((len(chunks), len(marks)))
         elif "mark" in content:
             marks.append((len(chunks), content["mark"], content["code"]))
         else:
             chunks.append(_chunk(content))
     if head is None:
         raise LoadError(explain(str(path), expected="a log of a stream", got="an empty file"))
-    return Logged(head["options"], head["labels"], chunks, made[False], made[True], marks)
+    return Logged(head["options"], head["labels"], chunks, made[False], made[True], marks, uses)
 
 
 def _lines(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -121,7 +129,7 @@ def _chunk(content: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
     return rows.astype(np.float64), None if times is None else times.astype(np.float64)
 
 
-def replay(decoder: Any, path: str | Path) -> list[Decision]:
+def replay(decoder: Any, path: str | Path, *, then: Sequence[Any] = ()) -> list[Decision]:
     """Run the chunks of a log through a decoder again, with the set-up of then.
 
     Parameters
@@ -130,6 +138,8 @@ def replay(decoder: Any, path: str | Path) -> list[Decision]:
         The one of the session, or another with the same contract.
     path : path
         What :class:`Stream` wrote with ``log=``.
+    then : sequence of decoders
+        Those given to :meth:`Stream.use`, in order.
 
     Returns
     -------
@@ -140,11 +150,20 @@ def replay(decoder: Any, path: str | Path) -> list[Decision]:
     from .runtime import Stream
 
     logged = read_log(path)
+    if len(then) != len(logged.uses):
+        expected = f"the {len(logged.uses)} decoders that took over, in order"
+        raise InputError(explain("replay(then)", expected=expected, got=f"{len(then)} of them"))
     options = dict(logged.options)
     stream = Stream(decoder, evidence=as_evidence(options.pop("evidence")), **options)
-    made, marks = [], list(logged.marks)
+    made, marked, uses = list[Decision](), 0, list(zip(logged.uses, then, strict=True))
     for k, (rows, times) in enumerate([*logged.chunks, (None, None)]):
-        while marks and marks[0][0] <= k:
-            made += stream.mark(*marks.pop(0)[1:])
+        while True:
+            if uses and uses[0][0] == (k, marked):
+                stream.use(uses.pop(0)[1])
+            elif marked < len(logged.marks) and logged.marks[marked][0] == k:
+                made += stream.mark(*logged.marks[marked][1:])
+                marked += 1
+            else:
+                break
         made += [] if rows is None else stream.push(rows, times)
     return made

@@ -34,6 +34,10 @@ class Windows:
         """Forget all samples."""
         self._ring.clear()
 
+    def use(self, module: nn.Module) -> None:
+        """Go on with another network on the samples kept."""
+        self.module = module
+
     def push(self, y: Tensor) -> None:
         """Take samples (channel, time)."""
         self._ring.push(y)
@@ -53,22 +57,33 @@ class Steps:
     ----------
     module : nn.Module
         Has ``init_state`` and ``step``.
-    n_times : int
-        Samples of a window.
+    n_channels, n_times : int
+        Size of a window.
+    device : torch.device
+        Where the module is.
     """
 
-    def __init__(self, module: nn.Module, n_times: int) -> None:
+    def __init__(self, module: nn.Module, n_channels: int, n_times: int, *, device: torch.device) -> None:
         self.module: Any = module
         self.n_times = n_times
+        self._ring = Ring(n_channels, n_times, device)  # for a network that takes over
         self.restart()
 
     def restart(self) -> None:
         """Forget all samples."""
         self._state, self._waiting = self.module.init_state(1, self.n_times), list[Tensor]()
+        self._ring.clear()
+
+    def use(self, module: nn.Module) -> None:
+        """Go on with another network, whose state is that of the samples kept."""
+        self.module = module
+        self._state = self.module.init_state(1, self.n_times)
+        self._waiting = [self._ring.window(self._ring.filled).clone()] if self._ring.filled else []
 
     def push(self, y: Tensor) -> None:
         """Take samples (channel, time)."""
         self._waiting.append(y)
+        self._ring.push(y)
 
     def logits(self, *, back: int = 0) -> list[float]:
         """Return the logits of the window that ends with the newest sample; ``back`` is 0."""
@@ -86,5 +101,5 @@ def running(
     ``room`` is given where windows are locked to markers, which may lie back.
     """
     if room is None and hop < n_times and carries(module) and module.init_state(1, n_times) is not None:  # type: ignore[operator]
-        return Steps(module, n_times)
+        return Steps(module, n_channels, n_times, device=device)
     return Windows(module, n_channels, n_times, room=room or n_times, device=device)

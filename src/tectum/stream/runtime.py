@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time as _time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tectum.core.device import resolve_device
-from tectum.core.errors import InputError, explain
+from tectum.core.errors import ContractError, InputError, explain
 from tectum.preprocess.causal import Causal, matched
 
 from .cues import Code, Cues, Due
@@ -141,13 +142,13 @@ class Stream:
         self.stall, self.timeout, self.clock = stall, timeout, clock
         self._width = len(channels) if channels is not None else 0
         self._device = resolve_device(device)
-        self._module = module_of(decoder, self.contract).to(self._device)
-        scale = trained_scale(decoder, self.steps, self._module)
+        module = module_of(decoder, self.contract).to(self._device)
+        scale = trained_scale(decoder, self.steps, module)
         self._transform = Transform(self.contract, self.steps, self.plan, scale=scale, device=self._device)
         self._cues = None if offset is None else Cues(offset, self.n_times, self.steps.rate_out)
         self._check_cued()
         self._running = running(
-            self._module, self.contract.size, self.n_times, hop=self.hop_samples,
+            module, self.contract.size, self.n_times, hop=self.hop_samples,
             room=self._cues.size if self._cues else None, device=self._device,
         )  # fmt: skip
         self._accumulator = Accumulator(self.rule, self.labels)
@@ -160,7 +161,7 @@ class Stream:
         )  # fmt: skip
         self._log = None if log is None else Log(log, self)
         self.reset()
-        warm_up(self._module, self.contract, self.labels, self._device)
+        warm_up(module, self.contract, self.labels, self._device)
 
     # The caller's side
 
@@ -293,6 +294,34 @@ class Stream:
             if len(got[0]) == 0:
                 _time.sleep(pause)
             yield from self.push(*got)
+
+    def use(self, decoder: Any) -> None:
+        """Decide with another decoder from the next window on; filters, samples and evidence stay.
+
+        So a decoder that was adapted on the way takes over in a pause, and the one before comes back if it was better:
+        its decisions are then those it would have given all along.
+
+        Parameters
+        ----------
+        decoder : estimator or Exported
+            With the input, classes and causal steps of the one before, as ``decoder.adapt(trials)`` has.
+
+        Raises
+        ------
+        ContractError
+            If it has others.
+        """
+        steps = matched(Causal.of(decoder) or Causal(), decoder.contract_)
+        before = (self.contract, self.labels, replace(self.steps, scale=None))
+        if (decoder.contract_, tuple(decoder.result_.labels), replace(steps, scale=None)) != before:
+            expected = "a decoder with input, classes and causal steps of the one before"
+            raise ContractError(explain("Stream.use", expected=expected, got="one with others"))
+        module = module_of(decoder, self.contract).to(self._device)
+        warm_up(module, self.contract, self.labels, self._device)
+        self._transform.scale = trained_scale(decoder, steps, module)
+        self._running.use(module)
+        if self._log is not None:
+            self._log.use()
 
     def reset(self) -> None:
         """Forget samples, filter state and evidence; statistics stay."""

@@ -69,7 +69,7 @@ class Transform:
         return tuple(f"scale:{name}" for name, off in zip(self.names, self.strange, strict=True) if off)
 
     def _check_scale(self, y: Tensor) -> None:
-        """Compare the standard deviation of every second with the trained one; raise if the first is in another unit."""
+        """Compare the standard deviation of every second with the trained one; refuse a first one of another unit."""
         part = y.cpu().double()
         self._moments += torch.stack([torch.ones_like(part).sum(1), part.sum(1), part.square().sum(1)])
         n, total, squares = self._moments
