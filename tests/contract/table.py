@@ -443,7 +443,7 @@ LIGHT_CNN = Row(
     kinds=frozenset({"training", "confusion", "filters", "activation"}),
     search={"kernel": [3, 11]},
     refuses=(*DECODER_REFUSALS, Refusal(name="even kernel", says="LightCNN.kernel.*odd", params={"kernel": 4})),
-    syncs=29,
+    syncs=33,
 )
 
 DU_IN = Row(
@@ -529,7 +529,7 @@ TORCH_DECODER = Row(
         Refusal(name="too many outputs", says=r"output of shape \(2, 2\), got \(2, 7\)",
                 params={"options": {"n_outputs": 7}}),
     ),
-    syncs=31,
+    syncs=35,
 )  # fmt: skip
 
 TABLE = (DYNAMIC_CONNECTOME, HMM_GLM, BI_CLUSTER, LIGHT_CNN, DU_IN, TORCH_DECODER)

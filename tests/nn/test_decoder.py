@@ -14,7 +14,7 @@ from torch import nn
 
 import tectum
 from tectum import Recording
-from tectum.core.errors import AxisError, ContractError, InputError, MismatchError, NotFittedError
+from tectum.core.errors import AxisError, ContractError, InputError, MismatchError, NotFittedError, TectumWarning
 from tectum.nn.standardise import Standardise, learn_standard
 from tectum.nn.trials import confusion_counts, encode, hold_out, mean_recall, read_labels, trial_groups
 
@@ -413,6 +413,35 @@ def test_plain_module_gives_the_same_probabilities() -> None:
     double = decoder(dtype="float64").fit(rec)
     assert double.predict_proba(rec).dtype == torch.float64
     assert double.forward_module()(rec.values).dtype == torch.float32
+
+
+def test_accumulated_batches_are_one_batch_of_the_same_trials() -> None:
+    rec = recording(32)
+    small, big = (decoder(epochs=3, validation=0.0, lr=1e-2, batch_size=b, accumulate=a, dropout=0.0).fit(rec)
+                  for b, a in ((8, 4), (32, 1)))  # fmt: skip
+    assert small.result_.loss.shape == big.result_.loss.shape == (3,)
+    torch.testing.assert_close(small.predict_proba(rec), big.predict_proba(rec), atol=1e-5, rtol=1e-4)
+    more = decoder(epochs=3, batch_size=8, accumulate=1000).fit(rec)  # no more than an epoch has
+    assert len(more.result_.loss) == len(more.result_.val_loss) <= 3
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_new_trials_in_another_unit_are_refused(factor: float) -> None:
+    rec = recording()
+    model = decoder(epochs=1).fit(rec)
+    with pytest.raises(ContractError, match="LightCNN.predict: expected the unit of the training data.*in 'uV' as it"):
+        model.predict(rec.with_(data=factor * rec.values))
+    unscaled = decoder(epochs=1, normalise="none").fit(rec)
+    assert len(unscaled.predict(rec.with_(data=factor * rec.values))) == len(model.predict(rec)) == rec.shape[0]
+
+
+def test_a_channel_that_stands_still_in_new_trials_is_named() -> None:
+    rec = recording()
+    model = decoder(epochs=1).fit(rec)
+    dead = rec.values.clone()
+    dead[:, 1] = 0.0
+    with pytest.warns(TectumWarning, match="LightCNN.predict: constant channel b, on which nothing can be decided"):
+        model.predict(rec.with_(data=dead))
 
 
 def test_many_trials_pass_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,7 +206,7 @@ class LightCNN(Decoder):
         Filters; by default as many as channels.
     dropout : float, default 0.1
         Share of activations set to zero in training.
-    epochs, batch_size, lr, weight_decay, schedule, clip, precision, class_weight, normalise, clamp
+    epochs, batch_size, accumulate, lr, weight_decay, schedule, clip, precision, class_weight, normalise, clamp
         See :class:`~tectum.nn.decoder.Decoder`.
     validation, group, patience, device, random_state, dtype
         See :class:`~tectum.nn.decoder.Decoder`.

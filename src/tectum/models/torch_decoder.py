@@ -78,7 +78,7 @@ class TorchDecoder(Decoder):
         probabilities.
     options : mapping, default {}
         More arguments of the class or function.
-    epochs, batch_size, lr, weight_decay, schedule, clip, precision, class_weight, normalise, clamp
+    epochs, batch_size, accumulate, lr, weight_decay, schedule, clip, precision, class_weight, normalise, clamp
         See :class:`~tectum.nn.decoder.Decoder`.
     validation, group, patience, device, random_state, dtype
         See :class:`~tectum.nn.decoder.Decoder`.

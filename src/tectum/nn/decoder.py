@@ -96,7 +96,9 @@ class Decoder(Estimator[DecoderResult]):
     epochs : int, default 60
         Passes over the training trials, at most.
     batch_size : int, default 32
-        Trials in a step.
+        Trials in a batch.
+    accumulate : int, default 1
+        Batches in a step, at most those of an epoch; their gradients are averaged, in the memory of one.
     lr : float, default 1e-3
         Learning rate (AdamW).
     weight_decay : float, default 0.0
@@ -128,6 +130,7 @@ class Decoder(Estimator[DecoderResult]):
 
     epochs: int = param(60, int, low=1)
     batch_size: int = param(32, int, low=1)
+    accumulate: int = param(1, int, low=1)
     lr: float = param(1e-3, float, low=0, open_low=True)
     weight_decay: float = param(0.0, float, low=0)
     schedule: str = param("constant", options=("constant", "cosine"))
@@ -265,7 +268,9 @@ class Decoder(Estimator[DecoderResult]):
         size = min(self.batch_size, len(train))
         rows = loops.minibatches(train, size=size, seed=run.seed)
         weight = self._class_weight(y[train], network)
-        steps = self.epochs * rows.per_epoch
+        accumulate = min(self.accumulate, rows.per_epoch)
+        per_epoch = rows.per_epoch // accumulate
+        steps = self.epochs * per_epoch
         frozen = self._freeze(network, start)
         optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=self.lr,
                                       weight_decay=self.weight_decay)  # fmt: skip
@@ -285,10 +290,10 @@ class Decoder(Estimator[DecoderResult]):
         outcome = loops.train(
             network, loss, batches, steps=steps, optimizer=optimizer, seed=run.seed, clip=self.clip,
             schedule=loops.warmup_cosine(steps) if self.schedule == "cosine" else None,
-            val=validate if len(aside) else None, val_every=rows.per_epoch, patience=self.patience,
-            precision=self.precision, checkpoint=self._checkpoint(run, rows.per_epoch, data_hash),
+            val=validate if len(aside) else None, val_every=per_epoch, patience=self.patience,
+            precision=self.precision, accumulate=accumulate, checkpoint=self._checkpoint(run, per_epoch, data_hash),
         )  # fmt: skip
-        return Trained(network, outcome, rows.per_epoch)
+        return Trained(network, outcome, per_epoch)
 
     def _class_weight(self, y: Tensor, network: Network) -> Tensor | None:
         """Return weights (class,) against the frequency of the classes, or None."""
@@ -370,7 +375,10 @@ class Decoder(Estimator[DecoderResult]):
     def _trials(self, data: Any, verb: str) -> tuple[Recording, ...]:
         """Check new data against the contract."""
         where = f"{type(self).__name__}.{verb}"
-        return trials.as_trials(as_tuple(data, where), where, contract=self.contract_)
+        found = trials.as_trials(as_tuple(data, where), where, contract=self.contract_)
+        scale = None if self.normalise == "none" else self.result_.weights["standard.scale"].reshape(-1)
+        trials.check_alike(found, scale, where)
+        return found
 
     def _predicted(self, data: tuple[Recording, ...]) -> Tensor:
         """Return the logits of new trials: Tensor (trial, class)."""

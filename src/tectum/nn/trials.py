@@ -13,11 +13,12 @@ from torch import Tensor
 from ..core.clock import EDGE
 from ..core.contract import Contract
 from ..core.device import highest_precision
-from ..core.errors import AxisError, InputError, TectumWarning, explain
+from ..core.errors import AxisError, ContractError, InputError, TectumWarning, explain
 from ..core.random import spawn
 from ..core.recording import Recording
 
 DIMS = ("trial", "channel", "time")
+STRANGE = 1e3  #: ratio of standard deviations that only another unit explains
 TINY = 1e-3  #: standard deviation of EEG in volts and below
 AUTOMATIC = 5  #: subjects or sessions from which on they are the groups, if none are named
 
@@ -108,11 +109,46 @@ def check_varies(data: Sequence[Recording], where: str) -> None:
     ...
     tectum.core.errors.InputError: demo: expected channels that vary, got constant channel 0; drop it
     """
-    low = torch.stack([rec.values.amin((0, 2)).cpu() for rec in data]).amin(0)
-    high = torch.stack([rec.values.amax((0, 2)).cpu() for rec in data]).amax(0)
-    if bool((low == high).any()):
-        got = f"constant {_channels(data[0], low == high)}"
+    low = torch.stack([rec.values.amin((0, 2)) for rec in data]).amin(0)
+    high = torch.stack([rec.values.amax((0, 2)) for rec in data]).amax(0)
+    still = (low == high).cpu()
+    if bool(still.any()):
+        got = f"constant {_channels(data[0], still)}"
         raise InputError(explain(where, expected="channels that vary", got=got, fix="drop it"))
+
+
+def check_alike(data: Sequence[Recording], scale: Tensor | None, where: str) -> None:
+    """Refuse new trials whose numbers only another unit explains; warn of channels that stand still.
+
+    Parameters
+    ----------
+    data : sequence of Recording (trial, channel, time)
+        New trials.
+    scale : Tensor, shape (channel,), or None
+        Spread of each channel in training, if known.
+    where : str
+        Owner that an error names.
+
+    Raises
+    ------
+    ContractError
+        If the median over channels of the standard deviation is a thousand times that of training, or a thousandth.
+    """
+    squares = [rec.values.movedim(1, 0).flatten(1).var(1, correction=0) for rec in data]
+    spread = torch.stack(squares).mean(0).sqrt()  # (channel,)
+    usual = torch.ones_like(spread) if scale is None else scale.to(spread)
+    spread, usual = torch.stack([spread, usual]).cpu().double()
+    still = spread == 0
+    if bool(still.any()) and data[0].sizes["time"] > 1:
+        text = f"{where}: constant {_channels(data[0], still)}, on which nothing can be decided; is it connected?"
+        warnings.warn(text, TectumWarning, stacklevel=5)
+    if scale is None or bool(still.all()):
+        return
+    ratio = float((spread / usual)[~still].median())
+    if not 1 / STRANGE <= ratio <= STRANGE:
+        got = f"a standard deviation {ratio:.2g} times that of training, in {data[0].units!r} as it says"
+        fix = "correct the unit or the numbers: rec.with_(units=...).to_units(...)"
+        raise ContractError(explain(where, expected="the unit of the training data", got=got, fix=fix))
 
 
 def warn_if_tiny(data: Sequence[Recording], where: str) -> None:
