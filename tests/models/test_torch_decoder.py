@@ -207,6 +207,7 @@ def test_the_last_class_of_a_name_is_taken() -> None:
         (None, "torch module"),
         ("ShallowNet", "'ShallowNet' alone"),
         (lambda: 3, "a maker of torch modules, got int"),
+        (lambda n_times: torch.zeros(n_times).view(200), "a maker that takes.*RuntimeError: shape"),
         (lambda: nn.Conv1d(3, 2, 5), r"output of shape \(2, 2\), got \(2, 2, 60\)"),
         (lambda: nn.Conv1d(4, 2, 5), r"takes \(batch, 3, 64\)"),
         (lambda size: nn.Flatten(), "a maker that takes.*size"),

@@ -135,7 +135,7 @@ class TorchDecoder(Decoder):
         given = {**_accepted(source, known), **self.options}
         try:
             made = source(**given)
-        except (TypeError, ValueError) as cause:
+        except (TypeError, ValueError, RuntimeError) as cause:
             expected = f"a maker that takes {sorted(given)}"
             raise InputError(explain(where, expected=expected, got=f"{type(cause).__name__}: {cause}")) from cause
         if not isinstance(made, nn.Module):
