@@ -190,6 +190,22 @@ def test_bursts_need_a_stated_jitter(decoder: Standin) -> None:
         play(stream(decoder), ROWS, late)
 
 
+@pytest.mark.parametrize(("true", "chunk"), [(257.0, 25), (500.0, 1), (500.0, 5000)])
+def test_a_stream_faster_than_its_rate_is_an_error(decoder: Standin, true: float, chunk: int) -> None:
+    rows = np.concatenate([ROWS] * 10)
+    with pytest.raises(StreamError, match=rf"expected 250 samples a second, got {true:.3g}.* by their timestamps"):
+        play(stream(decoder), rows, np.arange(len(rows)) / true, chunk)
+
+
+def test_a_stream_within_a_hundredth_of_its_rate_is_none(decoder: Standin) -> None:
+    rows = np.concatenate([ROWS] * 3)
+    for true in (248.0, 251.5):
+        play(stream(decoder), rows, np.arange(len(rows)) / true)
+    times = np.arange(len(rows)) / RATE
+    bursts = times + 0.09 * (np.arange(len(rows)) // 250 % 2)  # a second late, a second not
+    play(stream(decoder, jitter=0.1), rows, bursts)
+
+
 def test_a_clock_a_little_fast_is_followed(decoder: Standin) -> None:
     made = stream(decoder)
     found = play(made, np.tile(ROWS, (20, 1)), np.arange(20 * N) / (RATE * 1.0008))

@@ -194,7 +194,7 @@ class Stream:
         InputError
             If the shape is not that of the stream, or the numbers are in another unit than in training.
         StreamError
-            If more than one timestamp in a hundred runs backwards.
+            If more than one timestamp in a hundred runs backwards, or samples come faster than their rate by 1 %.
         """
         began = self.clock()
         rows = as_rows(chunk, self._width, len(self.plan.names))
@@ -211,6 +211,10 @@ class Stream:
             if self._timeline.unsound:
                 got = f"{self._timeline.disordered} of {self._timeline.total} out of order"
                 raise StreamError(explain("Stream.push", expected="timestamps that increase", got=got))
+            if self._timeline.fast is not None:
+                got, fix = f"{self._timeline.fast:.4g} by their timestamps", "tell the true rate: Stream(..., rate=...)"
+                expected = f"{self.rate:g} samples a second"
+                raise StreamError(explain("Stream.push", expected=expected, got=got, fix=fix))
         made = self._run(rows[:, self.plan.columns], stamps, pieces, began)
         self._heard = self.clock()
         return self._given(made)

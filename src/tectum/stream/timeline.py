@@ -12,6 +12,8 @@ from tectum.core.errors import InputError, explain
 _DRIFT = 1e-3  # largest relative difference of nominal and effective rate that is followed
 _MEMORY = 1.0  # s of samples kept to recognise duplicates
 _LEAST = 1000  # samples before the share of disordered ones counts
+_JUDGED = 10.0  # s over which samples are counted against the clock
+_FAST = 0.01  # relative excess of samples that neither clocks nor bursts explain
 
 
 class Piece(NamedTuple):
@@ -45,6 +47,7 @@ class Timeline:
     def reset(self) -> None:
         """Forget everything, counts included."""
         self.total = self.disordered = 0
+        self.fast: float | None = None  # samples per second, where they are more than the nominal rate explains
         self.restart()
 
     def restart(self) -> None:
@@ -53,6 +56,7 @@ class Timeline:
         self.last = -np.inf
         self._recent: deque[tuple[np.ndarray, np.ndarray]] = deque()
         self._held = 0
+        self._begin, self._counted = np.nan, 0
 
     def stamp(self, n: int) -> np.ndarray:
         """Return times of the next ``n`` samples of a stream without timestamps; sample 0 is at 0 s."""
@@ -83,6 +87,7 @@ class Timeline:
             piece, row = self._next(times, rows, row)
             pieces.append(piece)
         self._remember(times, rows)
+        self._judge(sum(piece.stop - piece.first for piece in pieces))
         return pieces
 
     def _next(self, times: np.ndarray, rows: np.ndarray, row: int) -> tuple[Piece, int]:
@@ -148,6 +153,18 @@ class Timeline:
         self._held += len(times)
         while self._held - len(self._recent[0][0]) >= _MEMORY * self.rate:
             self._held -= len(self._recent.popleft()[0])
+
+    def _judge(self, n: int) -> None:
+        """Count new samples; every ten seconds compare their number with the time they took."""
+        if np.isnan(self._begin):
+            self._begin = self.last
+            return
+        self._counted += n
+        span = self.last - self._begin
+        if span >= _JUDGED:
+            found = self._counted / span
+            self.fast = found if found > (1 + _FAST + 2 * self.jitter / span) * self.rate else None
+            self._begin, self._counted = self.last, 0
 
     @property
     def unsound(self) -> bool:
