@@ -37,7 +37,7 @@ class Transform:
     ) -> None:
         self.steps, self.plan, self.scale, self.device = steps, plan, scale, device
         self._chain, self._pick = Chain(steps, device), _picked(contract, steps, device)
-        self._moments = torch.zeros(3, contract.size, dtype=torch.float64)
+        self._moments, self._seen = np.zeros((2, contract.size)), 0
         self._first, self.strange = True, np.zeros(contract.size, dtype=bool)
         self.names = tuple(contract.names) or tuple(range(contract.size))
         self._state: CausalState | None = None
@@ -45,7 +45,7 @@ class Transform:
     def restart(self) -> None:
         """Let the next sample be the first of all."""
         self._state = None
-        self._moments.zero_()
+        self._moments[:], self._seen = 0.0, 0
         self.strange[:] = False
 
     def __call__(self, rows: np.ndarray, times: np.ndarray) -> tuple[Tensor, np.ndarray]:
@@ -70,16 +70,17 @@ class Transform:
 
     def _check_scale(self, y: Tensor) -> None:
         """Compare the standard deviation of every second with the trained one; refuse a first one of another unit."""
-        part = y.cpu().double()
-        self._moments += torch.stack([torch.ones_like(part).sum(1), part.sum(1), part.square().sum(1)])
-        n, total, squares = self._moments
-        if float(n[0]) < self.steps.rate_out:
+        part = y.cpu().double().numpy()
+        self._seen += part.shape[1]
+        self._moments[0] += part.sum(1)
+        self._moments[1] += np.einsum("ct,ct->c", part, part)
+        if self._seen < self.steps.rate_out:
             return
-        spread = (squares / n - (total / n).square()).clamp(min=0).sqrt()
-        ratio = spread / self.scale
-        self._moments.zero_()
-        self.strange = ((ratio > SCALE) | (ratio < 1 / SCALE) & (ratio > 0)).numpy()
-        middle = float(ratio.median())
+        total, squares = self._moments / self._seen
+        ratio = np.sqrt((squares - total**2).clip(min=0)) / self.scale.cpu().numpy()  # type: ignore[union-attr]
+        self._moments[:], self._seen = 0.0, 0
+        self.strange = (ratio > SCALE) | (ratio < 1 / SCALE) & (ratio > 0)
+        middle = float(np.median(ratio))
         if self._first and middle > 0 and not 1 / SCALE <= middle <= SCALE:
             got = f"a standard deviation {middle:.2g} times that of training"
             fix = (
