@@ -73,6 +73,7 @@ def test_labels_by_recording_and_in_one_row_are_equal() -> None:
         ([0.5, 1.5] * 12, "all text or all integers, got float"),
         (["a", 1] * 12, "all text or all integers, got int and str"),
         (["a"] * 24, "at least two classes, got only 'a'"),
+        (["a", "b", "", "n/a"] * 6, r"a label for every trial, got 12 without; leave them out"),
         (["a", "b"], r"target.*24 labels, got 2"),
         (3, "target.*one for each trial, got int"),
         ("wrod", "'trial'.*'wrod'"),
@@ -81,6 +82,12 @@ def test_labels_by_recording_and_in_one_row_are_equal() -> None:
 def test_bad_labels_are_refused(target: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         decoder().fit(recording(), target)
+
+
+def test_empty_entries_of_a_table_are_no_class() -> None:
+    rec = recording(label=[None, "a", "b", "a"] * 6)
+    with pytest.raises(InputError, match="a label for every trial, got 6 without"):
+        decoder().fit(rec)
 
 
 def test_without_labels_the_message_says_what_to_give() -> None:

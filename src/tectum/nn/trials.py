@@ -20,6 +20,7 @@ from ..core.recording import Recording
 DIMS = ("trial", "channel", "time")
 STRANGE = 1e3  #: ratio of standard deviations that only another unit explains
 TINY = 1e-3  #: standard deviation of EEG in volts and below
+ABSENT = ("", "n/a")  #: how tables say that there is no label
 AUTOMATIC = 5  #: subjects or sessions from which on they are the groups, if none are named
 
 
@@ -245,6 +246,12 @@ def encode(values: Sequence[Any], where: str, *, names: tuple[str | int, ...] | 
     if kinds not in ({str}, {int}):
         got = " and ".join(sorted(kind.__name__ for kind in kinds)) or "none"
         raise InputError(explain(f"{where}(target)", expected="labels that are all text or all integers", got=got))
+    absent = sum(value in ABSENT for value in plain)
+    if absent:
+        fix = "leave them out: rec.isel(trial=...)"
+        raise InputError(
+            explain(f"{where}(target)", expected="a label for every trial", got=f"{absent} without", fix=fix)
+        )
     known: tuple[str | int, ...] = tuple(sorted(set(plain))) if names is None else names
     if names is None and len(known) < 2:
         raise InputError(explain(f"{where}(target)", expected="at least two classes", got=f"only {known[0]!r}"))
