@@ -283,6 +283,8 @@ def test_bad_arguments(decoder: Standin, tmp_path: Path) -> None:
 def test_windows_of_another_shape_are_refused(files: dict[str, Path]) -> None:
     with pytest.raises(ContractError, match=r"expected windows of shape \(trial, 8, 50\), got \(1, 8, 51\)"):
         load(files["onnx"]).predict_proba(torch.zeros(1, 8, 51))
+    with pytest.raises(InputError, match="expected finite values"):
+        load(files["onnx"]).predict_proba(torch.full((1, 8, 50), torch.nan))
 
 
 def test_missing_packages_are_named(decoder: Standin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import torch
 import tectum
 from contract.table import TABLE
 from tectum import Decoder, Stream
+from tectum.core.errors import ContractError
 from tectum.deploy import load
 
 ROWS = [row for row in TABLE if issubclass(row.estimator, Decoder)]
@@ -52,6 +53,10 @@ def test_it_leaves_and_comes_back(fitted: tuple[Any, Any, np.ndarray], format: s
     exported = load(tectum.export(model, tmp_path / "d", format=format))
     x = trials.tensor("trial", "channel", "time")
     np.testing.assert_allclose(exported.predict_proba(x).numpy(), proba, atol=1e-4)
+    assert torch.equal(exported.predict_proba(trials), exported.predict_proba(x))
+    for other in (trials.isel(channel=slice(None, None, -1)), trials.with_(rate=2 * trials.rate)):
+        with pytest.raises(ContractError, match=r"Exported\.predict_proba: expected input like the training data"):
+            exported.predict_proba(other)
     np.testing.assert_allclose(live(exported, trials, 0, 7), proba[0], atol=1e-4)
     assert exported.card.origin["data_hash"] == model.result_.provenance.data_hash
     assert exported.card.contract == model.contract_

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from tectum.core.contract import Contract
 from tectum.core.device import default_dtype
 from tectum.core.errors import ContractError, InputError, LoadError, MissingExtraError, explain, nearest
+from tectum.core.estimator import as_tuple
 from tectum.core.serialize import load as load_saved
 from tectum.core.serialize import replacing
 from tectum.nn.check import agrees, check_input, check_steps, verify
+from tectum.nn.trials import as_trials, stacked
 from tectum.preprocess.causal import Causal
 
 from . import archive
@@ -230,15 +232,36 @@ class Exported:
         """The network, (batch, channel, time) -> logits (batch, class), in evaluation mode."""
         return self._network.eval() if isinstance(self._network, _Session) else self._network
 
-    def predict_proba(self, windows: Tensor) -> Tensor:
-        """Return probabilities (trial, class) of windows (trial, channel, time) in the trained unit."""
-        shape = (self.contract_.size, self.contract_.n_times)
-        if windows.ndim != 3 or tuple(windows.shape[1:]) != shape:
-            expected = f"windows of shape (trial, {shape[0]}, {shape[1]})"
-            raise ContractError(explain("Exported.predict_proba", expected=expected, got=str(tuple(windows.shape))))
+    def predict_proba(self, windows: Any) -> Tensor:
+        """Return probabilities (trial, class) of windows.
+
+        Parameters
+        ----------
+        windows : Recording (trial, channel, time), a list of them, or Tensor, shape (trial, channel, time)
+            Of recordings channels, rate, unit and window are checked; a tensor must have them.
+
+        Raises
+        ------
+        ContractError
+            If they are not those of the training data.
+        InputError
+            If there are NaN or infinite values.
+        """
+        where = "Exported.predict_proba"
+        if isinstance(windows, Tensor):
+            shape = (self.contract_.size, self.contract_.n_times)
+            if windows.ndim != 3 or tuple(windows.shape[1:]) != shape:
+                expected = f"windows of shape (trial, {shape[0]}, {shape[1]})"
+                raise ContractError(explain(where, expected=expected, got=str(tuple(windows.shape))))
+            if not bool(windows.isfinite().all()):
+                raise InputError(explain(where, expected="finite values", got="NaN or infinity"))
+            x = windows.float()
+        else:
+            found = as_trials(as_tuple(windows, where), where, contract=self.contract_)
+            x = stacked(found, torch.device("cpu"), torch.float32)
         with torch.no_grad():
-            found: Tensor = self.forward_module()(windows.float()).softmax(1)
-        return found
+            proba: Tensor = self.forward_module()(x).softmax(1)
+        return proba
 
 
 def load(path: str | Path) -> Exported:
