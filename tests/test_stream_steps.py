@@ -128,6 +128,16 @@ def test_a_state_that_is_not_the_window_is_not_saved_nor_exported(tmp_path: Path
     fitted[Kept].save(tmp_path / "y")
 
 
+def test_the_accelerator_carries_the_state_alike(accelerator: torch.device) -> None:
+    kept = [Stream(decoder(), rate=RATE, hop=0.1, channels=NAMES, device=d) for d in ("cpu", str(accelerator))]
+    assert all(isinstance(s._running, Steps) for s in kept)
+    cpu, there = ([d for part in REC.values.T[:800].split(90) for d in s.push(part)] for s in kept)
+    kept[1].use(decoder())
+    np.testing.assert_allclose([d.proba for d in there], [d.proba for d in cpu], atol=1e-5)
+    after = [s.push(REC.values.T[800:1000]) for s in kept]
+    np.testing.assert_allclose([d.proba for d in after[1]], [d.proba for d in after[0]], atol=1e-5)
+
+
 # Another decoder takes over
 
 
