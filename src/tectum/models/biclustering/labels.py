@@ -206,7 +206,6 @@ def sample_components(state: State, n_clusters: int, data: Data, hyper: Hyper, g
     occupied = (sizes > 0).sum(-1)  # (chain,)
     count = sample_categorical(hyper.log_components[occupied], generator) + 1
     width = max(int(count.max()), n_clusters)
-    n_chains = len(count)
     slots = torch.arange(width, device=count.device)
     sizes = torch.nn.functional.pad(sizes, (0, width - n_clusters)).to(state.beta.dtype)
     log_weights = sample_log_gamma(sizes + hyper.concentration, generator)
