@@ -6,7 +6,7 @@ CHECKOUT is a clone of weigcdsb/bi_clustering (version of December 2023) whose `
 PYTHON can import what it needs (numpy < 1.24, scipy, statsmodels, matplotlib, IPython, tqdm, polyagamma, pyhmc, pyhsmm,
 pybasicbayes). Its script ``run_simulation_NB.py`` is executed as it stands, on the data it simulates and with its
 schedule of 10 000 iterations (about 4 GB are allocated for them). Only the progress bar that it imports is replaced: by
-one that notes time and partition after every iteration and ends the run at the bound.
+one that notes time, CPU time and partition after every iteration and ends the run at the bound.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ def watched(space: dict[str, Any], seconds: float, iterations: int, notes: dict[
     """Make a module ``tqdm`` that notes every iteration."""
 
     def tqdm(steps: Iterable[int], **_: object) -> Iterator[int]:
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         for n, step in enumerate(steps):
             yield step
             notes["seconds"].append(time.perf_counter() - began)
+            notes["cpu"].append(time.process_time() - spent)
             notes["labels"].append(np.array(space["Z_fit"][step], copy=True))
             if n + 1 >= iterations or notes["seconds"][-1] >= seconds:
                 raise Enough
@@ -58,14 +59,14 @@ def main() -> None:
     os.environ["MPLBACKEND"] = "Agg"
     sys.path[:0] = [str(options.checkout), str(options.checkout / "ar_hsmm")]
     space: dict[str, Any] = {"__name__": "__main__"}
-    notes: dict[str, list[Any]] = {"seconds": [], "labels": []}
+    notes: dict[str, list[Any]] = {"seconds": [], "cpu": [], "labels": []}
     sys.modules["tqdm"] = watched(space, options.seconds, options.iterations, notes)
     script = options.checkout / SCRIPT
     with contextlib.suppress(Enough):
         exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), space)  # noqa: S102 - the user's script
     np.savez(
-        options.out, seconds=np.array(notes["seconds"]), labels=np.array(notes["labels"]), counts=space["y"],
-        truth=space["lab_neuron"],
+        options.out, seconds=np.array(notes["seconds"]), cpu=np.array(notes["cpu"]), labels=np.array(notes["labels"]),
+        counts=space["y"], truth=space["lab_neuron"],
     )  # fmt: skip
 
 
