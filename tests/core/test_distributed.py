@@ -79,8 +79,21 @@ def fit_subjects():
     return weights(module)
 
 
+def fit_statistics(path, steps=4):
+    """Without validation: running statistics of both processes, of a run that saves at its end."""
+    with isolated(2):
+        module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
+    x = torch.linspace(-1, 1, 96, dtype=torch.float64).reshape(32, 3)
+    train(module, lambda m, b: m(b[0]).square().mean(), minibatches(x, size=16 // distributed.world().size, seed=4),
+          steps=steps, optimizer=torch.optim.SGD(module.parameters(), lr=0.1),
+          checkpoint=Checkpoint(path=path, every=3))
+    return torch.cat([b.double().flatten() for b in module.buffers()])
+
+
 def run(folder, name):
-    found = {"double": fit(torch.float64), "single": fit(torch.float32), "subjects": fit_subjects()}
+    found = {"statistics": fit_statistics(f"{folder}/statistics-{name}"),
+             "again": fit_statistics(f"{folder}/statistics-{name}"),
+             "double": fit(torch.float64), "single": fit(torch.float32), "subjects": fit_subjects()}
     try:
         fit(torch.float64, f"{folder}/half-{name}", stop)  # leaves the checkpoint of step 5
     except Stop:
@@ -141,6 +154,9 @@ def agree(folder, name: str) -> None:
             torch.testing.assert_close(many[key], one[key], rtol=0, atol=1e-10)
         torch.testing.assert_close(many["single"], one["single"], rtol=0, atol=1e-5)
         torch.testing.assert_close(many["resumed"], one["double"], rtol=0, atol=1e-10)
+    first, second = (read(folder / f"{name}-{rank}") for rank in (0, 1))
+    for found in (first["again"], second["statistics"], second["again"]):  # "again" is resumed behind its end
+        assert torch.equal(found, first["statistics"])
 
 
 def test_torchrun_gives_the_parameters_of_one_process_with_the_double_batch(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_perplexity_is_exp_of_entropy(counts: list[int]) -> None:
     assert math.isclose(float(vq.perplexity(torch.tensor(counts).double())), wanted, rel_tol=1e-12)
 
 
-def quantiser(**options: int) -> VectorQuantiser:
+def quantiser(**options: Any) -> VectorQuantiser:
     torch.manual_seed(0)
     return VectorQuantiser(6, **{"n_codes": 5, "code_width": 3, **options}).double()
 
@@ -135,6 +136,21 @@ def test_start_clusters_the_batch_and_revival_counts_anew() -> None:
     made(x, phase="revive", picks=picks)
     assert float(made.usage.sum()) == 12  # of this batch only
     torch.testing.assert_close(made.codebook.norm(dim=1), torch.ones(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("usage", "revived"), [([9, 0, 0, 0, 0], True), ([9, 1, 0, 0, 0], True),
+                                                ([5, 5, 0, 0, 0], False), ([4, 4, 4, 0, 0], False)])  # fmt: skip
+def test_a_codebook_in_use_is_not_revived(usage: list[int], revived: bool) -> None:
+    made = quantiser(revive_below=vq.COLLAPSED)
+    made.usage.copy_(torch.tensor(usage))
+    x, picks, before = torch.randn(3, 4, 6, dtype=torch.float64), torch.arange(5), made.codebook.clone()
+    with torch.no_grad():
+        direction = made.project(x).flatten(0, 1)
+        made._prepare(direction, "revive", picks)
+    dead = torch.tensor(usage) == 0
+    assert torch.equal(made.codebook[~dead], before[~dead])
+    assert torch.equal(made.codebook[dead], direction[picks][dead] if revived else before[dead])
+    assert float(made.usage.sum()) == 0
 
 
 def test_codes_are_chosen_in_float32_under_autocast() -> None:

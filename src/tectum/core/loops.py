@@ -274,6 +274,8 @@ class _Keeper:
             if not bool(torch.isfinite(value).all()):
                 where = f"{name!r} after step {place.step}"
                 raise NonFiniteError(explain("train", expected="finite parameters", got=f"NaN or infinity in {where}"))
+        if place.step == self.steps:  # a run resumed behind its end has the statistics of the first process only
+            distributed.average_buffers(self.module)
         curves = {k: torch.tensor(v, dtype=torch.float64, device="cpu") for k, v in history.items()}
         state = {"place": tuple(place), "rates": self.rates, "history": curves, "best": self.best}
         parts: dict[str, Any] = {"module": self.module, "optimizer": self.optimizer, "scaler": self.engine.scaler}

@@ -71,8 +71,9 @@ class SelfAttention(nn.Module):
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, each (batch, head, token, head_width)."""
-        q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(x).chunk(3, -1))
-        return self.query_norm(q), self.key_norm(k), v
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)  # each (batch, token, head, head_width)
+        q, k = self.query_norm(q), self.key_norm(k)  # before heads come first, which would copy twice
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map (batch, token, width) to the same; ``mask`` (query, key), bool, is True where one may look."""

@@ -5,6 +5,7 @@ Codes and what they quantise have unit length, so the nearest code is the one of
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from ..core import distributed
 
 KMEANS_ROUNDS = 10
 JITTER = 0.01  #: deviation that parts codes that start from one token
+COLLAPSED = 2.0  #: perplexity below which a codebook has collapsed
 
 
 class Sums(NamedTuple):
@@ -177,6 +179,8 @@ class VectorQuantiser(nn.Module):
         Size of the codebook.
     decay : float, default 0.99
         Of the moving average.
+    revive_below : float, default inf
+        Perplexity of the codes' use below which "revive" replaces the unused ones; by default it always does.
 
     Notes
     -----
@@ -198,9 +202,11 @@ class VectorQuantiser(nn.Module):
     codebook: Tensor
     usage: Tensor
 
-    def __init__(self, width: int, *, n_codes: int, code_width: int, decay: float = 0.99) -> None:
+    def __init__(
+        self, width: int, *, n_codes: int, code_width: int, decay: float = 0.99, revive_below: float = math.inf
+    ) -> None:
         super().__init__()
-        self.decay = decay
+        self.decay, self.revive_below = decay, revive_below
         self.before = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, code_width))
         self.after = nn.Sequential(nn.LayerNorm(code_width), nn.Linear(code_width, width))
         self.register_buffer("codebook", unit(torch.randn(n_codes, code_width)))
@@ -258,7 +264,8 @@ class VectorQuantiser(nn.Module):
                 first = unit(first + JITTER * torch.randn(first.shape, dtype=x.dtype, device="cpu").to(x.device))
             self.codebook.copy_(spherical_kmeans(x, _of_first_process(first)))
         else:
-            self.codebook.copy_(revived_codes(self.codebook, self.usage, x, picks))
+            revived = revived_codes(self.codebook, self.usage, x, picks)
+            self.codebook.copy_(torch.where(perplexity(self.usage) < self.revive_below, revived, self.codebook))
         self.usage.zero_()
 
     @torch.no_grad()

@@ -83,10 +83,11 @@ class DuIN(Decoder):
         Size of the codebook.
     decay, beta : float, default 0.99, 1.0
         Of the moving average of the codes; weight of the distance to them in the loss.
-    quantiser_warmup : float, default 1/3
-        Share of the epochs of the first stage without quantisation, before the codes start by clustering.
+    quantiser_warmup : float, default 0.1
+        Share of the epochs of the first stage without quantisation, before the codes start by clustering. Longer ones
+        leave more codes in use, of which several stand for one pattern.
     revive : bool, default True
-        Replace codes that were not used for an epoch.
+        Replace unused codes after an epoch in which the codebook had collapsed (perplexity below 2).
     mask_ratio : float, default 0.5
         Share of tokens hidden in one pass; a second pass hides the others.
     codes_epochs, masked_epochs : int, default 400, 400
@@ -165,7 +166,7 @@ class DuIN(Decoder):
     code_width: int = param(64, int, low=2)
     decay: float = param(0.99, float, low=0, high=1)
     beta: float = param(1.0, float, low=0)
-    quantiser_warmup: float = param(1 / 3, float, low=0, high=0.95)
+    quantiser_warmup: float = param(0.1, float, low=0, high=0.95)
     revive: bool = param(True, bool)
     mask_ratio: float = param(0.5, float, low=0.05, high=0.95)
     codes_epochs: int = param(400, int, low=1)

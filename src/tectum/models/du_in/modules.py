@@ -12,7 +12,7 @@ from ...nn.attention import EncoderBlock, shrink_by_depth, sinusoid, start_linea
 from ...nn.conv import PatchDecoder, PatchEncoder
 from ...nn.masking import hide, of_hidden_pass, twice
 from ...nn.subject import SubjectLinear
-from ...nn.vq import VectorQuantiser
+from ...nn.vq import COLLAPSED, VectorQuantiser
 
 
 class Sizes(NamedTuple):
@@ -156,7 +156,7 @@ class VQVAE(nn.Module):
         super().__init__()
         self.encoder = Encoder(sizes)
         self.quantiser = VectorQuantiser(sizes.width, n_codes=sizes.n_codes, code_width=sizes.code_width,
-                                         decay=sizes.decay)  # fmt: skip
+                                         decay=sizes.decay, revive_below=COLLAPSED)  # fmt: skip
         self.blocks = blocks(sizes, sizes.decoder_depth)
         self.decoder = PatchDecoder(sizes.width, sizes.filters, sizes.sources, patch=sizes.patch, stride=sizes.stride)
         self.channels = SubjectLinear(sizes.n_subjects, sizes.sources, sizes.n_channels)

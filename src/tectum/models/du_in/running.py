@@ -80,8 +80,8 @@ class Remembering(nn.Module):
 
     def __init__(self, network: Prepared, *, kept: int = 10) -> None:
         super().__init__()
-        self.network, self.kept = network, kept
-        self._seen: list[tuple[Tensor, Tensor]] = []  # newest last: standardised window and its tokens
+        self.network, self.kept = lay_out(network), kept
+        self._seen: list[tuple[Tensor, Tensor]] = []  # newest last: raw window and its tokens
         self._place, self._step = -1, 1  # where the last continuation was found, and by how many patches
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,15 +89,15 @@ class Remembering(nn.Module):
         if len(x) != 1:
             found: Tensor = self.network(x)
             return found
-        y = self.network.standard(x)
-        tokens = self._tokens(y)
-        self._seen = [*self._seen[1 - self.kept :], (y, tokens)]
-        return self.network.decided(tokens)
+        x = x[:, :, : self.network.n_times]
+        tokens = self._tokens(x)
+        self._seen = [*self._seen[1 - self.kept :], (x.clone(), tokens)]
+        logits: Tensor = self.network.decided(tokens)
+        return logits
 
-    def _tokens(self, y: Tensor) -> Tensor:
-        """Return the tokens (1, token, width) of a standardised window, those known among them."""
-        encoder = self.network.body.encoder
-        patch, n = encoder.tokenizer.patch, y.shape[2]
+    def _tokens(self, x: Tensor) -> Tensor:
+        """Return the tokens (1, token, width) of a window, those known among them."""
+        patch, n = self.network.body.encoder.tokenizer.patch, x.shape[2]
         first = (self._place, self._step)
         places = [(-1 - k, step) for step in range(1, 4) for k in range(len(self._seen))]
         for place, step in [first, *places]:
@@ -105,8 +105,19 @@ class Remembering(nn.Module):
             if -place > len(self._seen) or size >= n:
                 continue
             known, tokens = self._seen[place]
-            if known.shape == y.shape and torch.equal(known[..., size:], y[..., : n - size]):
+            if known.shape == x.shape and torch.equal(known[..., size:], x[..., : n - size]):
                 self._place, self._step = place, step
-                return torch.cat((tokens[:, step:], encoder.tokens(y[..., n - size :])), 1)
-        whole: Tensor = encoder.tokens(y)
-        return whole
+                return torch.cat((tokens[:, step:], self._new(x[..., n - size :])), 1)
+        return self._new(x)
+
+    def _new(self, x: Tensor) -> Tensor:
+        tokens: Tensor = self.network.body.encoder.tokens(self.network.standard(x, whole=True))
+        return tokens
+
+
+def lay_out(network: Any) -> Any:
+    """Keep the weights of linear layers in memory column by column, as a product with few rows reads them."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight.data = layer.weight.data.t().contiguous().t()
+    return network

@@ -19,7 +19,7 @@ from ...core.random import generator, spawn
 from ...nn.conv import PatchEncoder, shifted
 from ...nn.losses import reconstruction_error, sigmoid_cross_entropy, token_cross_entropy
 from ...nn.masking import random_mask
-from ...nn.vq import perplexity
+from ...nn.vq import COLLAPSED, perplexity
 from .data import Bank
 from .modules import VQVAE, MaskedModel
 
@@ -176,12 +176,13 @@ def train_codes(
     module: VQVAE, bank: Bank, train: Tensor, held: Tensor, plan: Plan, *, n_times: int, beta: float,
     warmup: float, revive: bool, checkpoint: Callable[[str], Checkpoint | None],
 ) -> Curves:  # fmt: skip
-    """Train the VQ-VAE: first without quantisation, then cluster, quantise and revive unused codes once an epoch.
+    """Train the VQ-VAE: first without quantisation, then cluster and quantise; once an epoch mend a collapse.
 
-    ``warmup`` is the share of the epochs without quantisation; 0 clusters the very first batch.
+    ``warmup`` is the share of the epochs without quantisation, at least one; 0 clusters the very first batch.
     """
     order = order_of(train, plan)
-    free = min(round(warmup * plan.epochs), plan.epochs - 1) * order.per_epoch  # steps without quantisation
+    early = max(1, round(warmup * plan.epochs)) if warmup else 0
+    free = min(early, plan.epochs - 1) * order.per_epoch  # steps without quantisation
     n_codes = len(module.quantiser.codebook)
     n_tokens = order.batch * (n_times // module.encoder.tokenizer.patch)
     if n_tokens < n_codes:
@@ -243,7 +244,7 @@ def check_codes(codes: Tensor, n_codes: int) -> Tensor:
     flat = codes.flatten()
     counts = torch.zeros(n_codes, dtype=torch.int64, device=codes.device).scatter_add(0, flat, torch.ones_like(flat))
     in_use = float(perplexity(counts.double() if codes.device.type != "mps" else counts.float()))
-    if in_use < 2:
+    if in_use < COLLAPSED:
         warnings.warn(f"codebook collapse: perplexity {in_use:.2f} on the windows held out; use quantiser_warmup > 0, "
                       "more epochs or a cleaner signal", CollapseWarning, stacklevel=2)  # fmt: skip
     return counts
