@@ -2,8 +2,8 @@
 
 Networks, windows and epochs are those of the spec's small configuration: 2 and 1 attention blocks, all widths as
 published, 64 codes, 25 epochs a stage, learning rate 1e-3, batches of 32, 640 windows of 1 s to train on and 160 that
-are unseen. As in the spec's table the quantiser is the published one in little noise, and warmed up in much. One seed
-of each runs here; ``benchmarks/du_in.py --evidence SEED [--compat reference] [--snr 0.3]`` runs the others.
+are unseen. One seed of each runs here; ``benchmarks/du_in.py --evidence SEED [--compat reference] [--snr 0.3]`` runs
+the others.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def told(model: DuIN, seed: int, snr: float) -> float:
     return float((found == codes).float().mean() - commonest)
 
 
-@pytest.mark.parametrize("seed", [1])  # of the fewest units in use
+@pytest.mark.parametrize("seed", [1])  # of the lowest agreement
 def test_codes_are_the_units_and_hidden_tokens_are_told(seed: int) -> None:
-    model = pretrained(seed, 1.0, until="masked", compat="reference")
+    model = pretrained(seed, 1.0, until="masked")
     error, agreement, in_use = judge(model, seed, 1.0)
     assert error <= 0.62  # floor 0.50
     assert agreement >= 0.75
@@ -118,14 +118,15 @@ def test_words_are_decoded_in_strong_noise(seed: int) -> None:
     assert score(scratch(train, seed), test) >= 0.95  # chance 0.125
 
 
-def test_words_with_uncertain_onset_are_decoded_by_shifted_training() -> None:
-    """Over three subjects; 0.83 on the first alone, 0.92 and 0.96 on the others."""
+@pytest.mark.parametrize("activation", ["gelu", None])
+def test_words_with_uncertain_onset_are_decoded_by_shifted_training(activation: str | None) -> None:
+    """Each of three subjects with a GELU in the tokeniser; over the three with the published one (0.81, 0.90, 0.95)."""
     found = []
     for seed in SEEDS:
         sim = simulate.seeg_words(n_windows=1, n_trials=80, snr=1.0, jitter=0.05, random_state=seed)
         train, test = halves(sim.data.words)
-        found.append(score(scratch(train, seed, shift=0.1), test))
-    assert sum(found) / len(found) >= 0.85, found
+        found.append(score(scratch(train, seed, shift=0.1, activation=activation), test))
+    assert (min(found) if activation else sum(found) / len(found)) >= 0.85, found
 
 
 @pytest.mark.parametrize("seed", [0])
