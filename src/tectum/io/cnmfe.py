@@ -14,10 +14,10 @@ from tectum.core.lazy import LazyArray
 from tectum.core.recording import Recording
 from tectum.core.session import Session
 
-from .detect import natural
 from .events import rate_of, span
 from .files import reading
 from .mat_values import column, load, names, numbers
+from .signature import natural
 
 _TRACES = {"C": "a.u.", "C_raw": "a.u.", "S": "deconvolved"}
 _NAMES = ("neuron", "results", "neuron_results")

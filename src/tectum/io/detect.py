@@ -10,21 +10,7 @@ from typing import Any
 from tectum.core.errors import InputError, LoadError, explain
 
 from .files import reading
-
-HDF5 = b"\x89HDF\r\n\x1a\n"
-
-
-def magic(path: Path, size: int = 8) -> bytes:
-    """Return the first bytes of a file, none of a folder."""
-    if not path.is_file():
-        return b""
-    with open(path, "rb") as stream:
-        return stream.read(size)
-
-
-def is_hdf5(path: Path) -> bool:
-    """Tell whether a file is HDF5, as it is or, as MATLAB 7.3 writes it, behind 512 bytes."""
-    return HDF5 in (magic(path), magic(path, 520)[512:])
+from .signature import is_hdf5
 
 
 def _hdf5(path: Path, test: Callable[[Any], bool]) -> bool:
@@ -231,14 +217,3 @@ def reader_of(path: Path, format: str | None = None) -> str | None:
             explain(str(path), expected="a folder of a known format", got=names, fix=f"pass format= one of {known}")
         )
     return FORMATS[found[0]][1] if found else None
-
-
-def natural(name: str) -> tuple[Any, ...]:
-    """Return a sorting key that orders numbers inside names by value.
-
-    Examples
-    --------
-    >>> sorted(["a10", "a9"], key=natural)
-    ['a9', 'a10']
-    """
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name))

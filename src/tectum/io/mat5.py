@@ -19,8 +19,8 @@ import numpy as np
 
 from tectum.core.errors import LoadError, explain
 
-from .detect import is_hdf5, magic
 from .files import MOST_SHRUNK
+from .signature import is_hdf5, magic
 
 HEADER = 128
 MOST = 1 << 32  # bytes that a variable may unpack to

@@ -12,10 +12,10 @@ import numpy as np
 from tectum.core.errors import InputError, LoadError, explain, nearest
 from tectum.core.lazy import LazyArray
 
-from .detect import is_hdf5
 from .files import reading
 from .hdf5 import attribute, inside, opened, source, whole
 from .mat5 import DEPTH, Reader, is_mat5
+from .signature import is_hdf5
 
 MOST = 2_000_000  # values of cells and structs
 LARGE = 1 << 20  # numbers; larger arrays of v7.3 files stay on disk

@@ -9,8 +9,8 @@ from tectum.core.errors import InputError, LoadError, MissingExtraError, explain
 from tectum.core.session import Session
 
 from . import mat5
-from .detect import magic
 from .files import reading
+from .signature import magic
 
 #: Readers of neo that run what a file holds.
 UNSAFE = ("PickleIO",)

@@ -11,9 +11,9 @@ import numpy as np
 from tectum.core.errors import InputError, LoadError, explain
 from tectum.core.spikes import Spikes
 
-from .detect import natural
 from .events import Fix, make_spikes, rate_of
 from .files import member, reading, required
+from .signature import natural
 
 LONGEST = 1 << 30  # bytes of a text file of spikes
 

@@ -18,10 +18,10 @@ from tectum.core.recording import Recording
 from tectum.core.session import Session
 from tectum.core.spikes import Spikes
 
-from .detect import magic
 from .events import make_spikes
 from .files import npy_header, reading
 from .pickles import loads
+from .signature import magic
 from .table import LIMIT
 
 _KINDS = ("Ts", "Tsd", "TsdFrame", "TsdTensor", "TsGroup", "IntervalSet")

@@ -19,7 +19,6 @@ from tectum.core.recording import Recording
 from tectum.core.spikes import Spikes
 
 from .delimited import numbers, read_table
-from .detect import is_hdf5, magic
 from .events import Fix, frame_times, make_spikes
 from .files import npy_header, open_npy, reading
 from .hdf5 import inside, opened, source, whole
@@ -27,6 +26,7 @@ from .mat_values import load
 from .mat_values import names as variables
 from .mat_values import numbers as as_numbers
 from .parquet import MAGIC, read_columns
+from .signature import is_hdf5, magic
 from .zarr_arrays import is_store, open_zarr
 
 LIMIT = 1 << 32  # bytes unpacked from an archive at once

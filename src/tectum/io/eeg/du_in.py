@@ -22,9 +22,9 @@ from tectum.core.errors import InputError, LoadError, explain
 from tectum.core.lazy import LazyArray
 from tectum.core.recording import Recording
 
-from ..detect import natural
 from ..files import ContentError, NpySource, UnsafePickleError, open_npy, reading
 from ..pickles import _check_memo, _finish, _Restricted
+from ..signature import natural
 from .units import check_amplitude
 
 RATE = 1000.0  #: Hz, of the files that are distributed

@@ -16,10 +16,10 @@ import numpy as np
 
 from tectum.core.errors import InputError, LoadError, explain
 
-from ..detect import is_hdf5
 from ..files import reading
 from ..mat5 import Reader, is_mat5
 from ..mat_values import column, load, numbers, vector
+from ..signature import is_hdf5
 
 _PEEK = 1 << 13  # bytes of a variable that hold the names of its fields
 #: Type of a channel in FieldTrip -> in MNE; all others are kept as "misc".

@@ -16,8 +16,8 @@ import numpy as np
 from tectum.core.errors import LoadError, MissingExtraError, TectumWarning, explain
 
 from .. import mat5
-from ..detect import magic
 from ..files import reading
+from ..signature import magic
 from .fieldtrip import FieldTrip, is_fieldtrip, read_struct
 from .vendors import check_cnt, check_egi, check_factors, check_gdf, check_nihon, check_persyst, is_egi
 from .whole import EdfHeader, check_brainvision, check_edf, check_fif, check_samples, content

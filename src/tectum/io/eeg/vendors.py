@@ -17,7 +17,7 @@ import numpy as np
 
 from tectum.core.errors import LoadError, explain
 
-from ..detect import magic
+from ..signature import magic
 
 #: Bytes of a sample by the number of its type in GDF.
 _GDF_BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 8, 16: 4, 17: 8}

@@ -19,7 +19,7 @@ import numpy as np
 
 from tectum.core.errors import LoadError, explain
 
-from ..detect import magic
+from ..signature import magic
 
 BRAINVISION = re.compile(rb"^(\xef\xbb\xbf)?Brain ?Vision (Data Exchange|V-Amp Data|Core Data)")
 _BYTES = {"INT_16": 2, "UINT_16": 2, "INT_32": 4, "IEEE_FLOAT_32": 4, "IEEE_FLOAT_64": 8}

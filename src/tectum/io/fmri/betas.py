@@ -19,9 +19,9 @@ from tectum.core.lazy import LazyArray
 from tectum.core.recording import Recording
 
 from ..delimited import numbers, read_table
-from ..detect import is_hdf5, magic
 from ..files import MOST_SHRUNK, open_npy, reading
 from ..hdf5 import inside, opened, source
+from ..signature import is_hdf5, magic
 from .images import LIMIT, open_image
 from .masks import Nan, check_grid, file_order, masked_values, volume_of, voxel_table, without_nan
 

@@ -15,9 +15,9 @@ from tectum.core.errors import InputError, LoadError, explain
 from tectum.core.recording import Recording
 
 from ..delimited import read_table
-from ..detect import natural
 from ..events import span
 from ..files import ContentError, reading
+from ..signature import natural
 from .bids import companions, entities, only, read_json, sidecar
 from .tedana import Which, tedana_files, tedana_names
 

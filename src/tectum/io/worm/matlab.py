@@ -12,10 +12,10 @@ import numpy as np
 from tectum.core.errors import InputError, TectumWarning, explain
 from tectum.core.intervals import Intervals
 
-from ..detect import is_hdf5
 from ..files import reading
 from ..hdf5 import opened, whole
 from ..mat5 import Piece, Reader
+from ..signature import is_hdf5
 from .animal import Animal, Options, table, vector
 
 STIMULUS = 10.0  # s, Yemini et al. 2021

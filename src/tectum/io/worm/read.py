@@ -12,8 +12,8 @@ from tectum.core.errors import InputError, LoadError, explain
 from tectum.core.log import logger
 from tectum.core.session import Session
 
-from ..detect import HDF5, is_hdf5, magic, natural
 from ..files import UnsafePickleError, reading
+from ..signature import HDF5, is_hdf5, magic, natural
 from .animal import Animal, FixTime, Options, to_session
 from .canonical import from_canonical, to_canonical
 from .files import leifer_animals, read_leifer, read_nejatbakhsh, read_venkatachalam

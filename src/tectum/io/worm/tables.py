@@ -13,9 +13,9 @@ import numpy as np
 from tectum.core.errors import InputError, LoadError, MissingExtraError, explain
 
 from ..delimited import LONGEST
-from ..detect import HDF5, magic
 from ..files import UnsafePickleError, reading
 from ..hdf5 import opened, whole
+from ..signature import HDF5, magic
 from .flavell import load_json
 
 Edge = tuple[str, str, float]

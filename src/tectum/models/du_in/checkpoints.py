@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ...core.contract import Contract
 from ...core.errors import InputError, LoadError, explain
 from ...core.recording import Recording
-from ...io.detect import natural
 from ...io.eeg.du_in import read_pickle
+from ...io.signature import natural
 from ...nn.attention import sinusoid
 from ...nn.subject import split_subjects
 from . import data
