@@ -29,18 +29,24 @@ def evidence_of_chains(state: State, data: Data, hyper: Hyper) -> Tensor:
     Tensor
         (chain,).
     """
-    n_clusters = n_active(state)
-    sizes = cluster_sizes(state.labels, n_clusters)
-    chain, owner = (sizes > 0).nonzero(as_tuple=True)
-    member = membership(state.labels, n_clusters, like=state.beta)
-    found = fit_groups(member[chain, owner], state.log_r[chain], state.states[chain], data, hyper, rounds=12,
-                       path=state.path[chain, owner], everyone=False)  # fmt: skip
-    total = torch.zeros_like(state.log_base[:, 0]).index_add_(0, chain, found.mode.score)
+    sizes = cluster_sizes(state.labels, n_active(state))
+    total = torch.where(sizes > 0, evidence_of_clusters(state, data, hyper, rounds=12), 0.0).sum(-1)
     if not hyper.poisson:  # what the evidence leaves out depends on the dispersions
         r = state.log_r.exp().unsqueeze(-1)
         total = total + ((torch.lgamma(data.counts + r) - torch.lgamma(r)) * data.observed).sum((-2, -1))
         total = total + (hyper.r_shape * state.log_r - hyper.r_rate * state.log_r.exp()).sum(-1)
     return total + partition_log_prob(sizes, hyper.partition) + states_log_prob(state.states, data, hyper)
+
+
+def evidence_of_clusters(state: State, data: Data, hyper: Hyper, *, rounds: int) -> Tensor:
+    """Evidence of the occupied clusters, from the paths that the chains have: (chain, cluster), -inf for others."""
+    n_clusters = n_active(state)
+    chain, owner = (cluster_sizes(state.labels, n_clusters) > 0).nonzero(as_tuple=True)
+    member = membership(state.labels, n_clusters, like=state.beta)
+    found = fit_groups(member[chain, owner], state.log_r[chain], state.states[chain], data, hyper, rounds=rounds,
+                       path=state.path[chain, owner], everyone=False)  # fmt: skip
+    blank = torch.full_like(member[..., 0], -torch.inf)
+    return blank.index_put((chain, owner), found.mode.score)
 
 
 def pairs_of(sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,6 +87,8 @@ def _unique(groups: Tensor, chain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def merge_clusters(state: State, data: Data, hyper: Hyper) -> State:
     """Merge pairs of clusters where the evidence gains, best pairs first, each cluster at most once.
 
+    Clusters as they are get the better of two fits, one from their rates and one from the path of the chain.
+
     Parameters
     ----------
     state, data, hyper
@@ -100,6 +108,8 @@ def merge_clusters(state: State, data: Data, hyper: Hyper) -> State:
     given = (state.log_r[chains], state.states[chains])
     scores = fit_groups(groups, *given, data, hyper, rounds=ROUNDS, everyone=False).mode.score[row]
     together, one, other = scores.chunk(3)
+    own = evidence_of_clusters(state, data, hyper, rounds=ROUNDS)
+    one, other = torch.maximum(one, own[chain, pair[0]]), torch.maximum(other, own[chain, pair[1]])
     gain = together - one - other + merge_log_prior(state.labels, chain, pair, n_clusters, hyper)
     chosen = disjoint(gain, chain, pair)
     if not chosen:
@@ -174,7 +184,8 @@ def split_clusters(state: State, data: Data, hyper: Hyper) -> State:
     parted = rows.scatter(1, owner.unsqueeze(1), both[0].unsqueeze(1))
     parted[:, -1] = both[1]
     prior = partition_log_prob(parted, hyper.partition) - partition_log_prob(rows, hyper.partition)
-    gain = torch.where((both > 0).all(0), left + right - whole.mode.score + prior, -torch.inf)
+    one = torch.maximum(whole.mode.score, evidence_of_clusters(state, data, hyper, rounds=ROUNDS)[chain, owner])
+    gain = torch.where((both > 0).all(0), left + right - one + prior, -torch.inf)
     return _carry_out(state, gain, halves, found, torch.stack([chain, owner], 1).tolist(), n_clusters)
 
 
