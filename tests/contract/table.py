@@ -450,7 +450,7 @@ DU_IN = Row(
     name="DuIN",
     params={"patch": 0.125, "steps": 5, "features": 4, "filters": 8, "sources": 4, "depth": 1, "decoder_depth": 1,
             "heads": 2, "head_width": 4, "hidden": 16, "dropout": 0.0, "n_codes": 8, "code_width": 4, "window": 0.5,
-            "codes_epochs": 20, "masked_epochs": 2, "epochs": 3, "batch_size": 8, "pretrain_batch": 8,
+            "codes_epochs": 16, "masked_epochs": 2, "epochs": 3, "batch_size": 8, "pretrain_batch": 8,
             "pretrain_lr": 2e-3, "quantiser_warmup": 0.8, "lr": 5e-3},
     data=trial_data,
     target=trial_labels,
