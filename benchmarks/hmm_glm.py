@@ -10,7 +10,8 @@ in turn with eight running each, as EM runs; compilation excluded. ssm keeps its
 first state.
 
 The second table is the time of one EM round of the switching GLM (published design: 20 units, 5 states; 1 start), and
-of its smoother in the three forms.
+of its smoother in the three forms. ``--online`` measures only `StateFilter`, one bin a push: 2,000 pushes of counts
+that no push has seen (100 units, 5 states, 5 lags), checks of the counts included.
 """
 
 from __future__ import annotations
@@ -191,10 +192,42 @@ def own() -> list[str]:
     return ["| tectum | ms |", "|---|---|", *rows]
 
 
+def online() -> list[str]:
+    """Microseconds of one bin through the live filter: median and 99th percentile."""
+    import torch
+
+    from tectum import HMMGLM
+    from tectum.datasets import simulate
+    from tectum.models.hmm_glm.online import StateFilter
+
+    rows = ["| live filter | p50, us a bin | p99 |", "|---|---|---|"]
+    for n_units in (20, 100):
+        sim = simulate.switching_glm(n_units, 5, n_sequences=5, n_time=500, random_state=0)
+        model = HMMGLM(n_states=5, link="softplus", prior="none", starts=1, max_iter=1, device="cpu").fit(sim.data[:1])
+        live = StateFilter(model)
+        spent = []
+        for row in torch.cat([r.values for r in sim.data[1:]]).split(1):
+            began = time.perf_counter()
+            live.push(row)
+            spent.append((time.perf_counter() - began) * 1e6)
+        rows.append(f"| {n_units} units, 5 states | {np.median(spent):.0f} | {np.quantile(spent, 0.99):.0f} |")
+    return rows
+
+
+def offline(n: int) -> list[str]:
+    """Both tables of EM."""
+    lines = [f"{n} thread(s), float64", "", "| data | side | ms an iteration | ratio | log-likelihood |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for sizes in ((1, 10_000, 3), (30, 2000, 5)):
+        lines += compare(make(*sizes), [ours, dynamax, ssm])
+    return [*lines, "", *own()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1, help="threads of every side")
     parser.add_argument("--out", type=Path, help="also write the tables to this file")
+    parser.add_argument("--online", action="store_true", help="only the live filter")
     options = parser.parse_args()
     n = options.threads
     multi = "true" if n > 1 else "false"
@@ -204,11 +237,7 @@ def main() -> None:
 
     torch.set_num_threads(n)
     warnings.simplefilter("ignore")
-    lines = [f"{n} thread(s), float64", "", "| data | side | ms an iteration | ratio | log-likelihood |",
-             "|---|---|---|---|---|"]  # fmt: skip
-    for sizes in ((1, 10_000, 3), (30, 2000, 5)):
-        lines += compare(make(*sizes), [ours, dynamax, ssm])
-    text = "\n".join([*lines, "", *own()])
+    text = "\n".join(online() if options.online else offline(n))
     print(text)
     if options.out:
         options.out.write_text(text + "\n")

@@ -486,6 +486,10 @@ def test_live_states_are_the_filtered_ones_for_every_chunking(sim: Any, settings
     for bad, says in (
         (counts[:, :4], r"\(n, 6 units\), got \(400, 4\)"),
         (-counts, "at least 0, or NaN, got -1 at bin"),
+        *(
+            (torch.tensor([[0.0, 1.0, bad, 0.0, 0.0, 0.0]]), f"got {bad:g} at bin 0, unit 2")
+            for bad in (0.5, -1, torch.inf)
+        ),
     ):
         with pytest.raises(InputError, match=f"StateFilter.push: expected .*{says}"):
             live.push(bad)
