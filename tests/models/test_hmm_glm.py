@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -497,6 +498,7 @@ LABELS = {
     "filters": ("lag (ms)", "effect on the drive"),
     "transition": ("to state", "from"),
     "dwell": ("length of visit (s)", "share of visits at least as long"),
+    "dwell_histogram": ("length of visit (s)", "visits"),
     "objective": ("EM round", "log-likelihood + log prior (nat)"),
     "starts": ("refined start", "nats below the best"),
 }
@@ -510,6 +512,19 @@ def test_each_kind_of_figure(fitted: HMMGLM, kind: str) -> None:
     ax.get_figure(root=True).canvas.draw()
     _, own = plt.subplots()
     assert fitted.result_.plot(kind, ax=own) is own
+
+
+def test_histogram_counts_every_visit_once(fitted: HMMGLM) -> None:
+    result = fitted.result_
+    ax = result.plot("dwell_histogram", n_bins=7)
+    visits = [[len(list(run)) for row in result.states.tolist() for key, run in groupby(row) if key == s]
+              for s in range(2)]  # fmt: skip
+    for patch, lengths in zip(ax.patches, visits, strict=True):
+        outline = patch.get_xy()  # a step up and down at every edge
+        edges, counts = np.unique(outline[:, 0]), outline[1:-1:2, 1]
+        wanted, _ = np.histogram(np.array(lengths) * result.dt, edges)
+        np.testing.assert_array_equal(counts, wanted)
+        assert counts.sum() == len(lengths)
 
 
 def test_ribbon_shows_the_truth_in_the_colours_of_the_fit(sim: Any, fitted: HMMGLM) -> None:
@@ -570,6 +585,10 @@ def test_recordings_of_other_shapes_are_refused(sim: Any) -> None:
         HMMGLM(**QUICK).fit([sim.data[0], sim.data[1].isel(unit=slice(0, 4))])
     with pytest.raises(InputError, match=r"axes \('time', 'unit'\).*isel\(channel=0\)"):
         HMMGLM(**QUICK).fit(Recording(data=torch.zeros(3, 40, 2), dims=("channel", "time", "unit"), rate=50.0))
+    with pytest.raises(InputError, match="HMMGLM.fit: expected at least one recording, got an empty list"):
+        HMMGLM(**QUICK).fit([])
+    with pytest.raises(InputError, match=r"trial >= 1.*got shape \(0, 40, 2\)"):
+        HMMGLM(**QUICK).fit(Recording(data=torch.zeros(0, 40, 2), dims=("trial", "time", "unit"), rate=50.0))
     with pytest.raises(InputError, match="no bin|at least one bin|range"):
         HMMGLM(**QUICK, bin=50.0).fit(Spikes.from_trains([[0.1, 0.2], [0.3]], support=(0.0, 1.0)))
 

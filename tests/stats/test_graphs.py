@@ -8,6 +8,7 @@ from scipy.stats import chisquare
 from tectum.core.errors import InputError, TectumWarning
 from tectum.datasets.simulate.graphs import planted_partition
 from tectum.stats import _sbm
+from tectum.stats._arviz_compat import dataset
 from tectum.stats.clustering import adjusted_mutual_information
 from tectum.stats.graphs import (
     block_contrast,
@@ -348,6 +349,21 @@ def test_sample_partitions_match_exact_coassignment():
     lengths = description_length(weights, draws.samples, weight_model="exp").total
     torch.testing.assert_close(draws.description_lengths, lengths)
     assert 0 < float(draws.acceptance) <= 1
+
+
+def test_partition_draws_go_to_arviz_chain_by_chain():
+    pytest.importorskip("arviz")
+    weights, start = small_graph(6, seed=8, p=0.7), torch.tensor([0, 0, 1, 1, 2, 2])
+    draws = sample_partitions(weights, start, weight_model="exp", n_chains=3, burn_in=1, n_sweeps=12)
+    made = draws.to_arviz()
+    posterior, stats = dataset(made, "posterior"), dataset(made, "sample_stats")
+    assert dict(posterior["label"].sizes) == {"chain": 3, "draw": 4, "unit": 6}
+    for chain, draw in itertools.product(range(3), range(4)):
+        label = torch.from_numpy(posterior["label"].values[chain, draw])
+        assert torch.equal(label, draws.samples[3 * draw + chain])
+        assert posterior["n_blocks"].values[chain, draw] == len(label.unique())
+        length = description_length(weights, label[None], weight_model="exp").total
+        assert stats["lp"].values[chain, draw] == pytest.approx(-float(length))
 
 
 def test_confidence_of_clear_blocks_and_of_one_block():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core.device import highest_precision
 from ..core.errors import InputError, explain
 from ..core.random import generator, spawn
+from ._arviz_compat import to_container
 from ._sbm import Chains, build_chains, compact, merge, merge_changes, metropolis_sweep
 from ._sbm_inputs import chains_of, check_graph, host_graph, host_labels, one_family, one_thread
 from .clustering import align_labels, coassignment
@@ -27,11 +28,25 @@ class Hierarchy(NamedTuple):
 class PartitionSamples(NamedTuple):
     """Draws from the posterior of partitions."""
 
-    samples: Tensor  # (n_samples, n_units) int64, labels aligned with the starting partition
+    samples: Tensor  # (n_samples, n_units) int64, labels aligned with the starting partition; chains take turns
     marginals: Tensor  # (n_units, n_blocks) share of draws in which a unit has a label
     coassignment: Tensor  # (n_units, n_units) share of draws in which two units share a block
     description_lengths: Tensor  # (n_samples,) nats
     acceptance: Tensor  # scalar, accepted share of the moves
+    n_chains: int
+
+    def to_arviz(self) -> Any:
+        """Return the draws in ArviZ's container: InferenceData (0.x) or an xarray DataTree (1.x).
+
+        The posterior holds ``label`` (chain, draw, unit) and ``n_blocks``, the number of occupied blocks (chain, draw);
+        the log density up to a constant is ``lp`` of the sample statistics.
+        """
+        label = self.samples.unflatten(0, (-1, self.n_chains)).movedim(1, 0)
+        density = -self.description_lengths.unflatten(0, (-1, self.n_chains)).mT
+        hot = torch.nn.functional.one_hot(label, int(label.max()) + 1)
+        n_blocks = hot.any(-2).sum(-1)
+        return to_container(posterior={"label": label, "n_blocks": n_blocks}, sample_stats={"lp": density},
+                            dims={"label": ["unit"]})  # fmt: skip
 
 
 class BlockContrast(NamedTuple):
@@ -161,7 +176,7 @@ def sample_partitions(
     marginals = torch.nn.functional.one_hot(samples, int(start.max()) + 1).double().mean(0)
     device, dtype = weights.device, highest_precision(weights.device)
     values = (part.to(dtype).to(device) for part in (marginals, coassignment(samples), lengths, acceptance))
-    return PartitionSamples(samples.to(device), *values)
+    return PartitionSamples(samples.to(device), *values, n_chains=n_chains)
 
 
 def _run_chains(chains: Chains, burn_in: int, kept: int, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -232,6 +232,20 @@ def dwell(result: HMMGLMResult, *, ax: Axes | None = None) -> Axes:
     return label(ax, "length of visit (s)", "share of visits at least as long")
 
 
+def dwell_histogram(result: HMMGLMResult, *, n_bins: int = 20, ax: Axes | None = None) -> Axes:
+    """Draw how many visits to each state last how long; the bins are wide as bins of the counts, or a multiple."""
+    ax = axes(ax, width=3.8, height=2.5)
+    lengths = _visit_lengths(result)
+    longest = max(int(found.max(initial=1)) for found in lengths)
+    wide = -(-longest // n_bins)
+    edges = (0.5 + wide * np.arange(-(-longest // wide) + 1)) * result.dt
+    for s, found in enumerate(lengths):
+        ax.hist(found * result.dt, edges, histtype="step", color=_colour(s), label=f"state {s} ({len(found)})")
+    ax.set_xlim(left=0)
+    ax.legend(fontsize=7)
+    return label(ax, "length of visit (s)", "visits")
+
+
 def objective(result: HMMGLMResult, *, ax: Axes | None = None) -> Axes:
     """Draw the objective in every EM round of the last stage."""
     ax = axes(ax, width=3.8, height=2.4)
@@ -367,6 +381,7 @@ KINDS: dict[str, Callable[..., Axes]] = {
     "filters": filters,
     "transition": transition,
     "dwell": dwell,
+    "dwell_histogram": dwell_histogram,
     "objective": objective,
     "starts": starts,
     "number": number,
