@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tectum.models.hmm_glm.emission import log_emission
 from tectum.models.hmm_glm.figures import _order
 from tectum.models.hmm_glm.inputs import gather
 from tectum.models.hmm_glm.online import StateFilter
+from tectum.models.hmm_glm.structure import structure_scores
 from tectum.models.hmm_glm.timelines import expected_rates
 from tectum.models.hmm_glm.together import share_transition
 from tectum.plot.style import PALETTE
@@ -523,3 +525,27 @@ def test_rare_states_have_a_warning_of_their_own() -> None:
 def test_options_that_do_not_go_together_are_named(sim: Any, settings: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=f"HMMGLM.{says}"):
         HMMGLM(**{**QUICK, **settings}).fit(sim.data)
+
+
+def test_structure_scores_are_those_of_scikit_learn_over_pairs_that_are_known(sim: Any, fitted: HMMGLM) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    result, truth = fitted.result_.match_states(sim.truth.states), sim.truth.adjacency
+    silent = dataclasses.replace(result, rate=result.rate * (torch.arange(N) != 4))
+    for given, units in ((result, range(N)), (silent, [0, 1, 2, 3, 5])):
+        found = structure_scores(given, truth)
+        pairs = [(i, j) for i in units for j in units if i != j]
+        connected = [bool((truth[:, i, j] != 0).any()) for i, j in pairs]
+        chance = [1 - float(result.shared_types[i, j, 1]) for i, j in pairs]
+        true = [int(truth[s, i, j]) for s in range(2) for i, j in pairs]
+        made = [int(result.adjacency[s, i, j]) for s in range(2) for i, j in pairs]
+        assert found["prior_auc"] == pytest.approx(metrics.roc_auc_score(connected, chance))
+        above = [c > 0.5 for c in chance]
+        assert found["prior_balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(connected, above))
+        assert found["type_balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(true, made))
+        assert found["type_macro_f1"] == pytest.approx(metrics.f1_score(true, made, average="macro"))
+    with pytest.raises(
+        InputError, match=r"structure_scores: expected types -1, 0 or 1 of shape \(2, 6, 6\), got .*\[3\]"
+    ):
+        structure_scores(result, torch.full((2, 6, 6), 3))
+    with pytest.raises(InputError, match=r"expected a fit with prior='one_hot', got prior='none'"):
+        structure_scores(dataclasses.replace(result, adjacency=None, prior="none"), truth)

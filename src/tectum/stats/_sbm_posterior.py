@@ -175,8 +175,10 @@ def sample_partitions(
     samples = align_labels(drawn, start[0])
     marginals = torch.nn.functional.one_hot(samples, int(start.max()) + 1).double().mean(0)
     device, dtype = weights.device, highest_precision(weights.device)
-    values = (part.to(dtype).to(device) for part in (marginals, coassignment(samples), lengths, acceptance))
-    return PartitionSamples(samples.to(device), *values, n_chains=n_chains)
+    shared, lengths, acceptance, marginals = (
+        part.to(dtype).to(device) for part in (coassignment(samples), lengths, acceptance, marginals)
+    )
+    return PartitionSamples(samples.to(device), marginals, shared, lengths, acceptance, n_chains)
 
 
 def _run_chains(chains: Chains, burn_in: int, kept: int, stream: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

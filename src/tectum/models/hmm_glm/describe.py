@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.errors import DegenerateStateWarning
 from ...stats import hmm
 from .basis import split_weights
-from .emission import log_emission, rate_of, unit_log_likelihood
+from .emission import FLOOR, log_emission, rate_of, unit_log_likelihood
 from .fitting import Family, Problem, Starts, posterior_of
 from .inputs import Sequences
 from .result import visits_of
@@ -32,6 +32,18 @@ def reorder(starts: Starts, order: Tensor) -> Starts:
     return starts._replace(
         weights=starts.weights[:, order], log_transition=transition, log_initial=starts.log_initial[:, order]
     )
+
+
+def floor_bias(starts: Starts, found: Sequences) -> Starts:
+    """Keep the bias of units without a spike where the likelihood still feels it; the optimum is at minus infinity."""
+    bias = floored(starts.weights[..., 0], found)
+    return starts._replace(weights=torch.cat((bias.unsqueeze(-1), starts.weights[..., 1:]), -1))
+
+
+def floored(bias: Tensor, found: Sequences) -> Tensor:
+    """Biases (..., N), those of silent units at least the logarithm of the smallest rate that counts."""
+    silent = (found.spikes.sum((0, 1)) == 0).to(bias.device)
+    return torch.where(silent, bias.clamp(min=math.log(FLOOR)), bias)
 
 
 def describe_parameters(starts: Starts, family: Family, *, filters: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -28,6 +28,8 @@ from .describe import (
     describe_parameters,
     describe_states,
     draw_counts,
+    floor_bias,
+    floored,
     most_probable_path,
     order_of,
     reorder,
@@ -412,13 +414,14 @@ class HMMGLM(Estimator[HMMGLMResult]):
     ) -> HMMGLMResult:  # fmt: skip
         """Everything that is said about the fit, states sorted by occupancy."""
         order = order_of(problem, last.starts, family)
-        starts, dtype, device = reorder(last.starts, order), run.dtype, run.device
+        starts, dtype, device = floor_bias(reorder(last.starts, order), found), run.dtype, run.device
         fields: dict[str, Any] = {
             **describe_parameters(starts, family, filters=filters, dtype=dtype),
             **describe_states(problem, starts, family, found, dtype=dtype),
         }
         if last.one_hot is not None:
             fields |= describe_one_hot(last.one_hot, order, n_filters=filters.shape[1], dtype=dtype)
+            fields["hard_bias"] = floored(fields["hard_bias"], found)
         if last.kernel is not None:
             fields["kernel"] = last.kernel.to(dtype)
         if report is not None:

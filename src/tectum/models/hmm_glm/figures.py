@@ -240,7 +240,7 @@ def dwell_histogram(result: HMMGLMResult, *, n_bins: int = 20, ax: Axes | None =
     wide = -(-longest // n_bins)
     edges = (0.5 + wide * np.arange(-(-longest // wide) + 1)) * result.dt
     for s, found in enumerate(lengths):
-        ax.hist(found * result.dt, edges, histtype="step", color=_colour(s), label=f"state {s} ({len(found)})")
+        ax.hist(found * result.dt, edges.tolist(), histtype="step", color=_colour(s), label=f"state {s} ({len(found)})")
     ax.set_xlim(left=0)
     ax.legend(fontsize=7)
     return label(ax, "length of visit (s)", "visits")
