@@ -27,6 +27,8 @@ from tectum.models.hmm_glm.emission import log_emission
 from tectum.models.hmm_glm.figures import _order
 from tectum.models.hmm_glm.inputs import gather
 from tectum.models.hmm_glm.online import StateFilter
+from tectum.models.hmm_glm.settings import family_of
+from tectum.models.hmm_glm.sparse import fit_sparse
 from tectum.models.hmm_glm.structure import structure_scores
 from tectum.models.hmm_glm.timelines import expected_rates
 from tectum.models.hmm_glm.together import share_transition
@@ -549,3 +551,30 @@ def test_structure_scores_are_those_of_scikit_learn_over_pairs_that_are_known(si
         structure_scores(result, torch.full((2, 6, 6), 3))
     with pytest.raises(InputError, match=r"expected a fit with prior='one_hot', got prior='none'"):
         structure_scores(dataclasses.replace(result, adjacency=None, prior="none"), truth)
+
+
+def test_l1_fit_of_one_state_is_at_the_optimum_of_its_penalty() -> None:
+    sim = simulate.switching_glm(N, 1, n_sequences=4, n_time=400, random_state=100)
+    model = HMMGLM(n_states=1, prior="none", starts=1, link="sigmoid", device="cpu").fit(sim.data)
+    _, problem, start = model._known(sim.data)
+    family = family_of(model, None, N, 1)
+    for penalty in (4.0, 16.0):
+        weights = fit_sparse(problem, start, family, penalty=penalty).weights
+        assert 0 < (weights == 0).sum() < N * N
+        leaf = weights.double().requires_grad_()
+        wide = problem._replace(design=problem.design.double(), spikes=problem.spikes.double())
+        log_emission(wide.design, wide.spikes, leaf[0], link="sigmoid").sum().backward()
+        for n in range(N):
+            slope, coupling = leaf.grad[0, 0, n], weights[0, 0, n]
+            here = coupling[1:] != 0
+            torch.testing.assert_close(slope[1:][here], penalty * coupling[1:][here].sign().double(), atol=0.3, rtol=0)
+            assert (slope[1:][~here].abs() <= penalty + 0.3).all()  # the subgradient of |0|
+
+
+def test_l1_baseline_wins_over_the_naive_fit_on_few_data() -> None:
+    data = simulate.switching_glm(12, 2, n_sequences=12, n_time=400, random_state=100).data
+    model = HMMGLM(n_states=2, prior="none", starts=3, link="sigmoid", device="cpu").fit(data[:3])
+    scores = model.baselines(data[3:], train=data[:3], sparse=True)
+    assert list(scores)[-1] == "L1"
+    assert scores["L1"] > scores["model"] + 0.005
+    assert scores["L1"] > scores["constant Poisson"]
