@@ -272,7 +272,7 @@ HMM_GLM = Row(
     rich={"n_states": None, "candidates": (1, 2), "folds": 2, "likelihood": "nb", "basis": "learned",
           "two_strengths": True},
     kinds=frozenset({"states", "probability", "trials", "occupancy", "rates", "networks", "network", "types", "prior",
-                     "filters", "transition", "dwell", "objective", "starts", "number"}),
+                     "filters", "transition", "dwell", "dwell_histogram", "objective", "starts", "number"}),
     search={"n_states": [1, 2]},
     refuses=(
         Refusal(name="no unit axis", error=AxisError, says=r"HMMGLM.*'feature'",

@@ -18,6 +18,7 @@ from tectum.evaluate import matched_accuracy
 from tectum.models.hmm_glm.basis import design_tensor
 from tectum.models.hmm_glm.emission import log_emission
 from tectum.models.hmm_glm.select import choose
+from tectum.models.hmm_glm.structure import structure_scores
 from tectum.stats import hmm
 from tectum.stats.alignment import assign, overlap
 
@@ -101,7 +102,12 @@ def test_thirty_sequences(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_five_sequences(seed: int) -> None:
     known = world(seed, 5)
-    typed, free = (judge(make(seed, prior=p).fit(known.train), known) for p in ("one_hot", "none"))
+    one_hot = make(seed).fit(known.train)
+    typed, free = judge(one_hot, known), judge(make(seed, prior="none").fit(known.train), known)
+    graph = structure_scores(one_hot.result_.match_states(known.truth.states[:5]), known.truth.adjacency)
+    assert graph["prior_auc"] >= 0.85
+    assert graph["prior_balanced_accuracy"] >= 0.7
+    assert graph["type_balanced_accuracy"] >= 0.8
     assert typed.gap <= 200
     assert free.gap - typed.gap >= 60
     assert typed.f1 >= 0.70

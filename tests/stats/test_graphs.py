@@ -530,7 +530,7 @@ def test_results_on_an_accelerator_equal_the_cpu(accelerator):
         return [
             *(found.weights, found.partition, found.fit.description_length, found.fit.start_lengths),
             *found.hierarchy,
-            *found.samples,
+            *found.samples[:-1],  # the last is a number of chains
             *block_contrast(there, labels, n_permutations=20),
             *description_length(there, labels, weight_model="normal"),
             move_changes(there, labels, 0, weight_model="normal"),
