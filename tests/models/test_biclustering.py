@@ -316,6 +316,16 @@ def test_bad_counts_are_refused(data: Any, says: str) -> None:
         tectum.BiCluster(**TINY).fit(data())
 
 
+@pytest.mark.parametrize(
+    ("exposure", "dims"),
+    [(torch.zeros(39), ("time",)), (torch.zeros(40, 5), ("time", "unit")), (torch.full((40,), math.inf), ("time",))],
+)
+def test_bad_exposures_are_refused(exposure: Tensor, dims: tuple[str, ...]) -> None:
+    known = tectum.Recording(data=exposure, dims=dims, rate=2.0)
+    with pytest.raises(InputError, match="BiCluster.*log_exposure"):
+        tectum.BiCluster(**TINY).fit(tectum.Session(items_={"counts": _counts(), "log_exposure": known}))
+
+
 def test_axes_are_refused() -> None:
     rec = _counts().rename(unit="channel")
     with pytest.raises(AxisError, match="BiCluster.*'time', 'unit'"):
