@@ -22,8 +22,8 @@ from .model import Data, Hyper
 from .modes import Mode, first_path, log_rates, posterior_blocks, rescale
 
 # Nats a dimension of the path that the counts determine by which the bound lies below the evidence of a group. Annealed
-# importance sampling (200 laws) says 1 to 1.5 on the published design, seeds 100 to 102; with 0.9 true groups were joined
-# in the burn-in on seeds 105 and 112, with 1.1 and with 1.3 they were not, and one group stayed one.
+# importance sampling (200 laws) says 1 to 1.5 on the published design, seeds 100 to 102; with 0.9 true groups were
+# joined in the burn-in on seeds 105 and 112, with 1.1 and with 1.3 they were not, and one group stayed one.
 GAP = 1.1
 FAR, WORST = 20.0, 1e12  # bound of a path; evidence of a fit that failed
 EVERY = 2  # rounds between the fits of a group that are compared
