@@ -15,6 +15,7 @@ from tectum.core.session import Session
 
 from .events import rate_of, span
 from .hdf5 import inside, opened, source, whole
+from .sparse import by_columns
 
 _NULL = (b"NoneType", "NoneType")
 _TRACES = {"C": "a.u.", "S": "deconvolved", "YrA": "a.u.", "F_dff": "dF/F"}
@@ -135,8 +136,6 @@ def _table(estimates: Any, n_units: int) -> dict[str, np.ndarray]:
 
 def _footprints(estimates: Any, rows: np.ndarray) -> torch.Tensor | None:
     """Return images (unit, y, x) from the sparse matrix (pixel, unit), whose pixels are in Fortran order."""
-    from scipy.sparse import csc_matrix
-
     group, dims = inside(estimates, "A"), _array(estimates, "dims")
     if group is None or dims is None or not {"data", "indices", "indptr", "shape"} <= set(group):
         return None
@@ -145,11 +144,11 @@ def _footprints(estimates: Any, rows: np.ndarray) -> torch.Tensor | None:
         return None
     if len(shape) != 2 or min(size) < 1 or shape[0] != size[0] * size[1] or shape[0] * len(rows) > 1 << 30:
         raise InputError(explain("estimates/A", expected=f"{size[0] * size[1]} pixels as dims", got=f"shape {shape}"))
-    parts = tuple(whole(group[name]) for name in ("data", "indices", "indptr"))
-    if len(parts[1]) and int(parts[1].max()) >= shape[0]:
-        raise InputError(explain("estimates/A/indices", expected=f"pixels below {shape[0]}", got=str(parts[1].max())))
-    matrix = csc_matrix(parts, shape=shape)
-    matrix.check_format(full_check=True)
+    values, pixels, ends = (whole(group[name]) for name in ("data", "indices", "indptr"))
+    if len(ends) != shape[1] + 1:
+        got = f"{len(ends)} ends"
+        raise InputError(explain("estimates/A/indptr", expected=f"{shape[1] + 1} ends, as the shape", got=got))
+    matrix = by_columns(values, pixels, ends, shape[0])
     dense = matrix[:, rows].toarray().astype(np.float32)  # (pixel, unit)
     images = dense.T.reshape(len(rows), size[1], size[0]).transpose(0, 2, 1)
     return torch.from_numpy(np.ascontiguousarray(images))

@@ -21,6 +21,7 @@ from tectum.core.errors import LoadError, explain
 
 from .files import MOST_SHRUNK
 from .signature import is_hdf5, magic
+from .sparse import by_columns
 
 HEADER = 128
 MOST = 1 << 32  # bytes that a variable may unpack to
@@ -223,20 +224,13 @@ class Reader:
 
     def sparse(self, flags: int, shape: tuple[int, ...], parts: list[Piece]) -> Any:
         """Return a sparse matrix."""
-        from scipy.sparse import csc_matrix
-
         if len(parts) < 3 or len(shape) != 2:
             raise ValueError("a sparse matrix without rows, columns and numbers")
-        rows, ends = (self._numbers(p, None).astype(np.int64) for p in parts[:2])
-        n = int(ends[-1]) if len(ends) == shape[1] + 1 else -1
-        if not 0 <= n <= len(rows) or (n and not 0 <= rows[:n].min() <= rows[:n].max() < shape[0]):
-            raise ValueError(f"a sparse matrix {shape} with entries outside")
+        rows, ends = (self._numbers(p, None) for p in parts[:2])
+        if len(ends) != shape[1] + 1:
+            raise ValueError(f"a sparse matrix {shape} with {len(ends)} ends of columns")
         values = self._values(flags, parts[2:], len(self._numbers(parts[2], None)), np.dtype("f8"))
-        if len(values) < n:
-            raise ValueError(f"a sparse matrix of {n} entries with {len(values)} numbers")
-        matrix = csc_matrix((values[:n], rows[:n], ends), shape=shape)
-        matrix.check_format(full_check=True)
-        return matrix
+        return by_columns(values, rows, ends, shape[0])
 
     def _values(self, flags: int, parts: list[Piece], count: int, dtype: np.dtype) -> np.ndarray:
         """Return ``count`` numbers, the imaginary parts included."""

@@ -16,6 +16,7 @@ from .files import reading
 from .hdf5 import attribute, inside, opened, source, whole
 from .mat5 import DEPTH, Reader, is_mat5
 from .signature import is_hdf5
+from .sparse import by_columns
 
 MOST = 2_000_000  # values of cells and structs
 LARGE = 1 << 20  # numbers; larger arrays of v7.3 files stay on disk
@@ -161,17 +162,9 @@ def _struct(path: Path, group: Any, depth: int, budget: Iterator[int]) -> Any:
 
 def _sparse(group: Any) -> Any:
     """Return a sparse matrix of a v7.3 file."""
-    from scipy.sparse import csc_matrix
-
-    ends = whole(group["jc"]).astype(np.int64)
-    n_rows = int(group.attrs["MATLAB_sparse"])
     values = whole(group["data"]) if "data" in group else np.zeros(0)
-    rows = whole(group["ir"]).astype(np.int64) if "ir" in group else np.zeros(0, np.int64)
-    if n_rows < 0 or n_rows > 1 << 40 or (len(rows) and not 0 <= rows.min() <= rows.max() < n_rows):
-        raise ValueError(f"a sparse matrix of {n_rows} rows with entries outside")
-    matrix = csc_matrix((values, rows, ends), shape=(n_rows, len(ends) - 1))
-    matrix.check_format(full_check=True)
-    return matrix
+    rows = whole(group["ir"]) if "ir" in group else np.zeros(0, np.int64)
+    return by_columns(values, rows, whole(group["jc"]), int(group.attrs["MATLAB_sparse"]))
 
 
 _STEP = re.compile(r"\.?([A-Za-z]\w*)|[{(](\d+|:)[)}]")
