@@ -84,8 +84,9 @@ class DuIN(Decoder):
     decay, beta : float, default 0.99, 1.0
         Of the moving average of the codes; weight of the distance to them in the loss.
     quantiser_warmup : float, default 0.1
-        Share of the epochs of the first stage without quantisation, before the codes start by clustering. Longer ones
-        leave more codes in use, of which several stand for one pattern.
+        Share of the epochs of the first stage without quantisation (at least 40 steps, or a third of the epochs),
+        before the codes start by clustering. Longer ones leave more codes in use, of which several stand for one
+        pattern.
     revive : bool, default True
         Replace unused codes after an epoch in which the codebook had collapsed (perplexity below 2).
     mask_ratio : float, default 0.5

@@ -24,6 +24,7 @@ from .data import Bank
 from .modules import VQVAE, MaskedModel
 
 CHUNK = 256  #: windows that pass through a network at once when nothing is learnt
+WARM_STEPS = 40  #: fewest optimiser steps without quantisation, unless they were over a third of the epochs
 
 
 class CollapseWarning(TectumWarning, RuntimeWarning):
@@ -178,10 +179,12 @@ def train_codes(
 ) -> Curves:  # fmt: skip
     """Train the VQ-VAE: first without quantisation, then cluster and quantise; once an epoch mend a collapse.
 
-    ``warmup`` is the share of the epochs without quantisation, at least one; 0 clusters the very first batch.
+    ``warmup`` is the share of the epochs without quantisation; 0 clusters the very first batch. Where epochs are short
+    it is longer: at least :data:`WARM_STEPS` steps, or a third of the epochs.
     """
     order = order_of(train, plan)
-    early = max(1, round(warmup * plan.epochs)) if warmup else 0
+    least = min(math.ceil(WARM_STEPS / order.per_epoch), plan.epochs // 3)
+    early = max(1, least, round(warmup * plan.epochs)) if warmup else 0
     free = min(early, plan.epochs - 1) * order.per_epoch  # steps without quantisation
     n_codes = len(module.quantiser.codebook)
     n_tokens = order.batch * (n_times // module.encoder.tokenizer.patch)
