@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import struct
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import mne
 import numpy as np
 import pytest
 from writers import eeg, vendors
-from writers.mutate import survive
 
 import tectum
 from tectum import Recording, Session
@@ -22,8 +19,6 @@ from tectum.io.eeg import files
 from tectum.io.eeg.files import format_of
 from tectum.io.eeg.read import read_eeg
 from tectum.io.eeg.units import AmplitudeError
-
-Writer = Callable[..., np.ndarray]
 
 
 def same(rec: Any, values: np.ndarray, theirs: Any) -> None:
@@ -280,66 +275,3 @@ def test_missing_packages_are_named(
     monkeypatch.setattr(files, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=rf"{name}: expected the package {package}.*pip install {package}"):
         tectum.read(tmp_path / name)
-
-
-# Damage
-
-
-FORMATS: dict[str, tuple[str, Writer]] = {
-    "GDF 1": ("a.gdf", lambda p: vendors.write_gdf(p, 1.25)),
-    "GDF 2": ("a.gdf", vendors.write_gdf),
-    "EGI": ("a.raw", vendors.write_egi),
-    "CNT": ("a.cnt", vendors.write_cnt),
-    "Persyst": ("a.lay", vendors.write_persyst),
-    "Nihon Kohden": ("a.EEG", vendors.write_nihon),
-    "FieldTrip": ("a.mat", vendors.write_fieldtrip),
-}
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_cut_file_is_refused(tmp_path: Path, kind: str) -> None:
-    name, write = FORMATS[kind]
-    write(tmp_path / name)
-    victim = tmp_path / ("a.dat" if kind == "Persyst" else name)
-    victim.write_bytes(victim.read_bytes()[:-1501])
-    with pytest.raises(LoadError, match=r"a\.(gdf|raw|cnt|dat|EEG|mat): expected"):
-        read_eeg(tmp_path / name)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_file_that_may_not_be_read(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, write = FORMATS[kind]
-    write(tmp_path / name)
-    usual = builtins.open
-
-    def denied(file: Any, *args: Any, **kwargs: Any) -> Any:
-        if Path(str(file)) == tmp_path / name:
-            raise PermissionError(13, "Permission denied", str(file))
-        return usual(file, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "open", denied)
-    monkeypatch.setattr(Path, "read_bytes", lambda self: denied(self, "rb").read())
-    for read in (read_eeg, tectum.read):
-        with pytest.raises(LoadError, match=rf"{name}: .*(PermissionError|Permission denied)"):
-            read(tmp_path / name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", FORMATS)
-def test_damaged_files_are_refused_or_read_right(tmp_path: Path, kind: str) -> None:
-    name, write = FORMATS[kind]
-    (tmp_path / "good").mkdir()
-    write(tmp_path / "good" / name)
-    alone = len(list((tmp_path / "good").iterdir())) == 1
-
-    def read(path: Path) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            warnings.simplefilter("ignore", TectumWarning)
-            return read_eeg(path if alone else path / name)
-
-    source = tmp_path / "good" / name if alone else tmp_path / "good"
-    fixed = () if kind == "Persyst" else None  # the format states no length, so none can be missed
-    count = survive(read, source, tmp_path / "work", n=300, seed=0, fixed=fixed)
-    assert count["refused"] > 100
-    assert count["loaded"] > 0

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import datetime
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 START = datetime.datetime(2024, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 RATE = 100.0
 NAMES = ("Fp1", "Cz", "O2", "A'12")
+
+
+class Format(NamedTuple):
+    """A file of a vendor that damage is tried on."""
+
+    name: str
+    """Of the file or folder that is read."""
+    write: Callable[[Path], object]
+    """Writes it, and what belongs beside it."""
+    data: str = ""
+    """The file that holds the samples, where it is another; relative to the folder."""
+    sized: bool = True
+    """False where no part of the file states how many samples there are, so that cut data cannot be told."""
 
 
 def volts(n_channels: int = 4, n: int = 1000, seed: int = 0) -> np.ndarray:

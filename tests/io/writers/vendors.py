@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .eeg import NAMES, RATE, volts
+from .eeg import NAMES, RATE, Format, volts
 
 LABELS = (b"Fp1", b"Cz", b"O2", b"A'12")
 
@@ -174,3 +174,15 @@ def write_fieldtrip(path: Path, trials: int = 1, name: str = "data", **fields: A
 
     savemat(path, {name: fieldtrip_struct(trials, **fields)}, do_compression=True)
     return volts().reshape(4, trials, -1).swapaxes(0, 1)
+
+
+#: The files that damage is tried on.
+FORMATS = {
+    "GDF 1": Format("a.gdf", lambda p: write_gdf(p, 1.25)),
+    "GDF 2": Format("a.gdf", write_gdf),
+    "EGI": Format("a.raw", write_egi),
+    "CNT": Format("a.cnt", write_cnt),
+    "Persyst": Format("a.lay", write_persyst, data="a.dat", sized=False),
+    "Nihon Kohden": Format("a.EEG", write_nihon),
+    "FieldTrip": Format("a.mat", write_fieldtrip),
+}

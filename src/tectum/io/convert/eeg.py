@@ -16,7 +16,8 @@ from tectum.core.recording import Recording
 from tectum.core.session import Session
 from tectum.core.units import UNITS, conversion
 
-from ..eeg.files import Opened, mne_warnings
+from ..eeg.files import mne_warnings
+from ..eeg.opened import Opened
 from ..eeg.parts import Options, recordings
 from ..eeg.read import one_or_session
 

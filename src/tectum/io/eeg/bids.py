@@ -25,7 +25,8 @@ from ..delimited import numbers, read_table
 from ..files import reading
 from ..fmri.bids import read_json
 from ..fmri.events import read_bids_events
-from .files import Opened, format_of, mne_warnings, open_file
+from .files import format_of, mne_warnings, open_file
+from .opened import Opened
 from .parts import Options, recordings
 from .read import one_or_session
 from .units import VOLTAGE, plain

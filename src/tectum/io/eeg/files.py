@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from .. import mat5
 from ..files import reading
 from ..signature import magic
 from .fieldtrip import FieldTrip, is_fieldtrip, read_struct
-from .vendors import check_cnt, check_egi, check_factors, check_gdf, check_nihon, check_persyst, is_egi
+from .opened import Opened, edf_scale, volts
+from .vendors import OPENERS
+from .vendors.clinical import is_egi
 from .whole import EdfHeader, check_brainvision, check_edf, check_fif, check_samples, content
 
 #: Suffix of a file -> format; these suffixes belong to electrophysiology alone.
@@ -47,37 +48,6 @@ _SIGNS: dict[str, tuple[re.Pattern[bytes], str]] = {
 #: Format -> package that MNE needs for it besides its own code.
 _NEEDS = {"ANT": "antio", "Curry": "curryreader", "EGI": "defusedxml", "MEF": "pymef", "NSx": "neo"}
 _RAW_ENDING = "This filename"
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What was opened.
-
-    Parameters
-    ----------
-    kind : str
-        Format.
-    objects : list
-        MNE's Raw objects (one for each sampling rate of an EDF file), one Epochs object, or Evoked objects.
-    units : mapping of str to str
-        Unit that the file states for each channel, as written; empty where the format states none.
-    scale : function of str
-        Number that MNE multiplied values in a stated unit with.
-    typed : bool
-        Whether the format tells what its channels are.
-    extra : FieldTrip, optional
-        What the file holds that MNE's objects have no place for.
-    edges : tuple of int
-        Samples that MNE cannot read across, as between the blocks of Nihon Kohden.
-    """
-
-    kind: str
-    objects: list[Any]
-    units: Mapping[str, str] = field(default_factory=dict)
-    scale: Callable[[str], float] = lambda unit: 1.0
-    typed: bool = True
-    extra: FieldTrip | None = None
-    edges: tuple[int, ...] = ()
 
 
 def format_of(path: Path) -> str:
@@ -152,8 +122,10 @@ def open_file(path: Path, *, infer_types: bool = True, truncated: bool = False) 
         path = _beside(path, ".vhdr") or path
     if kind == "CNT" and magic(path, 4) == b"RIFF":
         kind = "ANT"
-    if kind in _SIZED and not path.is_dir():
-        return _SIZED[kind](path, truncated)
+    if kind in OPENERS and kind not in _CONTENT:
+        return OPENERS[kind](path, truncated)
+    if kind == "FieldTrip":
+        return _open_fieldtrip(path)
     if kind not in _CONTENT or path.is_dir():
         return _plain(path, kind)
     found, compressed = content(path), magic(path, 2) == b"\x1f\x8b" and kind == "FIF"
@@ -165,8 +137,8 @@ def open_file(path: Path, *, infer_types: bool = True, truncated: bool = False) 
         return _open_edf(path, kind, infer_types, truncated)
     if kind == "BrainVision":
         return _open_brainvision(path, truncated)
-    if kind == "GDF":
-        return _open_gdf(path)
+    if kind in OPENERS:
+        return OPENERS[kind](path, truncated)
     return (_open_fif if kind == "FIF" else _open_eeglab)(path, truncated)
 
 
@@ -193,61 +165,10 @@ def _plain(path: Path, kind: str) -> Opened:
         "Hitachi": "read_raw_hitachi",
     }
     raw = getattr(mne.io, own.get(kind, "read_raw"))(path, verbose="WARNING")
-    return Opened(kind or path.suffix, [raw], dict(getattr(raw, "_orig_units", {})), _volts)
+    return Opened(kind or path.suffix, [raw], dict(getattr(raw, "_orig_units", {})), volts)
 
 
-def _open_gdf(path: Path) -> Opened:
-    """Open a GDF file whose signals have one rate: MNE would interpolate the slower ones."""
-    import mne
-
-    head = check_gdf(path)
-    if len(set(head.samples)) > 1:
-        rates = sorted({n / head.duration for n in head.samples})
-        fix = "convert it to EDF, where every rate becomes a recording of its own"
-        got = ", ".join(f"{rate:g} Hz" for rate in rates)
-        raise LoadError(explain(str(path), expected="signals of one rate", got=got, fix=fix))
-    raw = mne.io.read_raw_gdf(path, verbose="WARNING")
-    wanted = len(head.labels), head.records * head.samples[0], head.samples[0] / head.duration
-    found = len(raw.ch_names), len(raw.times), raw.info["sfreq"]
-    if not np.allclose(wanted, found, rtol=1e-6):
-        expected = "{} signals of {} samples at {:g} Hz".format(*wanted)
-        raise LoadError(explain(str(path), expected=expected, got="{} of {} at {:g} Hz".format(*found)))
-    scale = _edf_scale if head.version >= 1.9 else lambda unit: 1e-6 if unit.startswith("uV") else 1.0
-    return Opened("GDF", [raw], dict(zip(raw.ch_names, head.units, strict=True)), scale, False)
-
-
-def _open_egi(path: Path, truncated: bool) -> Opened:
-    import mne
-
-    check_egi(path)
-    return Opened("EGI simple", [mne.io.read_raw_egi(path, verbose="WARNING")])
-
-
-def _open_cnt(path: Path, truncated: bool) -> Opened:
-    import mne
-
-    width: Any = check_cnt(path)
-    raw = mne.io.read_raw_cnt(path, data_format=width, verbose="WARNING")
-    check_factors([c["cal"] for c in raw.info["chs"]], path)
-    return Opened("CNT", [raw], typed=False)
-
-
-def _open_persyst(path: Path, truncated: bool) -> Opened:
-    import mne
-
-    check_persyst(path, truncated=truncated)
-    return Opened("Persyst", [mne.io.read_raw_persyst(path, verbose="WARNING")], typed=False)
-
-
-def _open_nihon(path: Path, truncated: bool) -> Opened:
-    import mne
-
-    counts = check_nihon(path)
-    raw = mne.io.read_raw_nihon(path, verbose="WARNING")
-    return Opened("Nihon Kohden", [raw], edges=tuple(np.cumsum(counts)[:-1].tolist()))
-
-
-def _open_fieldtrip(path: Path, truncated: bool) -> Opened:
+def _open_fieldtrip(path: Path) -> Opened:
     """Make an object of MNE of a structure of FieldTrip: raw data if it holds one trial, else epochs."""
     import mne
 
@@ -274,13 +195,6 @@ def _fieldtrip_events(found: FieldTrip) -> np.ndarray:
     return np.stack([start - round(found.t0 * found.rate), np.zeros(n, np.int64), code], axis=1)
 
 
-#: Formats whose size is compared with their header before MNE opens them.
-_SIZED: dict[str, Callable[[Path, bool], Opened]] = {
-    "EGI simple": _open_egi, "CNT": _open_cnt, "Persyst": _open_persyst, "Nihon Kohden": _open_nihon,
-    "FieldTrip": _open_fieldtrip,
-}  # fmt: skip
-
-
 def _open_edf(path: Path, kind: str, infer_types: bool, truncated: bool) -> Opened:
     """Open an EDF or BDF file: signals of different rates apart, since MNE would interpolate the slower ones."""
     import mne
@@ -302,7 +216,7 @@ def _open_edf(path: Path, kind: str, infer_types: bool, truncated: bool) -> Open
         by_rate = {n: [c for c, m in zip(names, counts, strict=True) if m != n] for n in sorted(set(counts))[::-1]}
         raws = [opened(exclude) for exclude in by_rate.values()]
     _check_edf_rates(path, head, raws)
-    return Opened(kind, raws, {c: head.units[k] for c, k in zip(names, head.signals, strict=True)}, _edf_scale, False)
+    return Opened(kind, raws, {c: head.units[k] for c, k in zip(names, head.signals, strict=True)}, edf_scale, False)
 
 
 def _check_edf_rates(path: Path, head: EdfHeader, raws: Sequence[Any]) -> None:
@@ -315,17 +229,6 @@ def _check_edf_rates(path: Path, head: EdfHeader, raws: Sequence[Any]) -> None:
             raise LoadError(explain(str(path), expected=f"samples and rate among {wanted}", got=got))
 
 
-def _edf_scale(unit: str) -> float:
-    """Return the factor that MNE applies to a physical dimension of an EDF file: it knows microvolt and millivolt."""
-    return 1e-3 if unit == "mV" else 1e-6 if unit in ("uV", "\u00b5V", "\u03bcV", "\x83\xcaV") else 1.0
-
-
-def _volts(unit: str) -> float:
-    """Return the size of a unit of voltage in V, 1 for others."""
-    plain = unit.replace("\u00b5", "u").replace("\u03bc", "u").replace("\x83\xca", "u")
-    return {"V": 1.0, "mV": 1e-3, "uV": 1e-6, "nV": 1e-9}.get(plain, 1.0)
-
-
 def _open_brainvision(path: Path, truncated: bool) -> Opened:
     import mne
 
@@ -334,7 +237,7 @@ def _open_brainvision(path: Path, truncated: bool) -> Opened:
     if len(raw.ch_names) != len(head.units) + (path.suffix.lower() == ".ahdr"):
         got = f"{len(raw.ch_names)}"
         raise LoadError(explain(str(path), expected=f"{len(head.units)} channels", got=got))
-    return Opened("BrainVision", [raw], dict(zip(raw.ch_names, head.units, strict=False)), _volts, False)
+    return Opened("BrainVision", [raw], dict(zip(raw.ch_names, head.units, strict=False)), volts, False)
 
 
 def _open_fif(path: Path, truncated: bool) -> Opened:
@@ -369,4 +272,4 @@ def _open_eeglab(path: Path, truncated: bool) -> Opened:
         if name is not None and Path(name).suffix == ".fdt" and not truncated:
             with reading(path, "an EEGLAB data set"):
                 check_samples(Path(name), len(found.times), len(found.ch_names))
-    return Opened("EEGLAB", [found], dict.fromkeys(found.ch_names, "uV"), _volts, False)
+    return Opened("EEGLAB", [found], dict.fromkeys(found.ch_names, "uV"), volts, False)

@@ -20,7 +20,8 @@ from tectum.core.units import UNITS, check_units
 from ..events import span
 from ..files import reading
 from .events import column, intervals_of
-from .files import Opened, mne_warnings
+from .files import mne_warnings
+from .opened import Opened
 from .units import PLAUSIBLE, STATED, VOLTAGE, check_amplitude, check_unit, plain, unit_of, warn_without_unit
 
 _MODALITY = {"mag": "meg", "grad": "meg", "ref_meg": "meg"}

@@ -11,7 +11,7 @@ from tectum.core.errors import InputError, LoadError, TectumWarning, UnitsError,
 from tectum.core.recording import Recording
 from tectum.core.units import UNITS
 
-from .files import Opened
+from .opened import Opened
 
 #: Formats that state a unit of each signal, all of which MNE calls a voltage.
 STATED = ("EDF", "BDF", "GDF", "FieldTrip")

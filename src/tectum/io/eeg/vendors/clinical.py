@@ -1,4 +1,4 @@
-"""Is a file whole? What GDF, EGI, Neuroscan, Persyst and Nihon Kohden files say of their own size.
+"""GDF, EGI simple binary, Neuroscan, Persyst and Nihon Kohden: what the files say of their own size, then MNE.
 
 MNE trusts these headers: a file that was cut off fails in the middle of an analysis, or is read as far as it goes.
 """
@@ -11,13 +11,14 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from tectum.core.errors import LoadError, explain
 
-from ..signature import magic
+from ...signature import magic
+from ..opened import Opened, edf_scale
 
 #: Bytes of a sample by the number of its type in GDF.
 _GDF_BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 8, 16: 4, 17: 8}
@@ -252,3 +253,64 @@ def check_factors(factors: Sequence[float], path: Path) -> None:
     values = np.asarray(factors, dtype=np.float64)
     if not (np.isfinite(values).all() and (values != 0).all()):
         raise LoadError(explain(str(path), expected="a factor of every channel", got=f"{values[:6].tolist()}"))
+
+
+def _open_gdf(path: Path, truncated: bool) -> Opened:
+    """Open a GDF file whose signals have one rate: MNE would interpolate the slower ones."""
+    import mne
+
+    head = check_gdf(path)
+    if len(set(head.samples)) > 1:
+        rates = sorted({n / head.duration for n in head.samples})
+        fix = "convert it to EDF, where every rate becomes a recording of its own"
+        got = ", ".join(f"{rate:g} Hz" for rate in rates)
+        raise LoadError(explain(str(path), expected="signals of one rate", got=got, fix=fix))
+    raw = mne.io.read_raw_gdf(path, verbose="WARNING")
+    wanted = len(head.labels), head.records * head.samples[0], head.samples[0] / head.duration
+    found = len(raw.ch_names), len(raw.times), raw.info["sfreq"]
+    if not np.allclose(wanted, found, rtol=1e-6):
+        expected = "{} signals of {} samples at {:g} Hz".format(*wanted)
+        raise LoadError(explain(str(path), expected=expected, got="{} of {} at {:g} Hz".format(*found)))
+    scale = edf_scale if head.version >= 1.9 else lambda unit: 1e-6 if unit.startswith("uV") else 1.0
+    return Opened("GDF", [raw], dict(zip(raw.ch_names, head.units, strict=True)), scale, False)
+
+
+def _open_egi(path: Path, truncated: bool) -> Opened:
+    import mne
+
+    check_egi(path)
+    return Opened("EGI simple", [mne.io.read_raw_egi(path, verbose="WARNING")])
+
+
+def _open_cnt(path: Path, truncated: bool) -> Opened:
+    import mne
+
+    width: Any = check_cnt(path)
+    raw = mne.io.read_raw_cnt(path, data_format=width, verbose="WARNING")
+    check_factors([c["cal"] for c in raw.info["chs"]], path)
+    return Opened("CNT", [raw], typed=False)
+
+
+def _open_persyst(path: Path, truncated: bool) -> Opened:
+    import mne
+
+    check_persyst(path, truncated=truncated)
+    return Opened("Persyst", [mne.io.read_raw_persyst(path, verbose="WARNING")], typed=False)
+
+
+def _open_nihon(path: Path, truncated: bool) -> Opened:
+    import mne
+
+    counts = check_nihon(path)
+    raw = mne.io.read_raw_nihon(path, verbose="WARNING")
+    return Opened("Nihon Kohden", [raw], edges=tuple(np.cumsum(counts)[:-1].tolist()))
+
+
+#: Format -> how it is opened after its size was compared with its header.
+OPENERS = {
+    "GDF": _open_gdf,
+    "EGI simple": _open_egi,
+    "CNT": _open_cnt,
+    "Persyst": _open_persyst,
+    "Nihon Kohden": _open_nihon,
+}
