@@ -49,6 +49,12 @@ class NonFiniteError(TectumError, ArithmeticError):
     """A computation produced NaN or infinity."""
 
 
+class NotDefiniteError(NonFiniteError, RuntimeError):
+    """A matrix that must be positive definite is not, and jitter does not help; ``members`` are the batch indices."""
+
+    members: tuple[tuple[int, ...], ...] = ()
+
+
 class TooLargeError(TectumError, MemoryError):
     """A result would need more memory than the stated limit."""
 

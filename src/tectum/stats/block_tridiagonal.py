@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tectum.core.errors import InputError, NonFiniteError, explain
+from tectum.core.errors import InputError, NotDefiniteError, explain
 
 from . import _small_matrices as small
 
@@ -211,13 +211,16 @@ def _factorise(blocks: Blocks, shift: Tensor | None, method: Method) -> tuple[_F
     return factor, batch, retries
 
 
-def _not_definite(failed: Tensor) -> NonFiniteError:
+def _not_definite(failed: Tensor) -> NotDefiniteError:
     """Name the members of the batch that have no Cholesky factor."""
-    return NonFiniteError(
+    members = failed.nonzero().tolist()
+    error = NotDefiniteError(
         explain("precision of a path", expected="a positive definite matrix, with jitter up to 1e-6",
-                got=f"a negative or non-finite pivot at batch index {failed.nonzero().tolist()}",
+                got=f"a negative or non-finite pivot at batch index {members}",
                 fix="check covariances, weights and counts for non-finite or extreme values")
     )  # fmt: skip
+    error.members = tuple(map(tuple, members))
+    return error
 
 
 def _rows_first(value: Tensor, batch: tuple[int, ...]) -> Tensor:

@@ -109,7 +109,7 @@ class BiCluster(Estimator[BiClusterResult]):
     """
 
     n_factors: int = param(2, int, low=1, high=19)
-    max_states: int = param(10, int, low=1)
+    max_states: int = param(10, int, low=2)
     max_clusters: int = param(20, int, low=2)
     likelihood: str = param("negative_binomial", options=("negative_binomial", "poisson"))
     bin: float | None = param(None, float, low=0, open_low=True)

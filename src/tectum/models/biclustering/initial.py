@@ -12,7 +12,7 @@ from ...stats.distributions import sample_uniform
 from ...stats.mixtures import partition_log_prob
 from .evidence import fit_groups
 from .labels import Components, compact
-from .model import POISSON_DISPERSION, Data, Hyper, State, cluster_sizes, membership
+from .model import POISSON_DISPERSION, Data, Hyper, State, cluster_sizes, make_data, membership
 from .modes import smooth_in_time, spectral_embedding, unit_affinity
 from .paths import sample_dynamics, sample_prior_dynamics
 from .splits import disjoint, halve, merge_log_prior, pairs_of
@@ -26,6 +26,7 @@ AS_GOOD = 10.0  # nats
 WINDOW = 5.0  # bins, standard deviation of the average of the energy of paths
 TRIMS = (0.15, 0.2, 0.25, 0.3)  # shares of time that begin as surely quiet, and as surely loud
 UNSURE = 0.02
+SEARCHED, STRETCHES = 2000, 4  # bins in which partitions are searched for where there are more; stretches of them
 
 
 def initial_state(n_chains: int, data: Data, hyper: Hyper, generator: torch.Generator) -> State:
@@ -48,9 +49,9 @@ def initial_state(n_chains: int, data: Data, hyper: Hyper, generator: torch.Gene
     most = min(hyper.n_slots, n_units)
     wanted = [min(FIRST_PARTS[c % len(FIRST_PARTS)], most) for c in range(max(len(FIRST_PARTS), n_chains))]
     like, width = data.observed.new_zeros(n_chains, n_units), max(wanted)
-    labels = spectral_labels(data, torch.tensor(wanted, device=like.device), width, generator)
-    one = hyper._replace(n_states=1)
-    labels = search(labels, width, first_log_r(like[:1], hyper).expand(len(wanted), -1), data, one, generator)
+    some, one = excerpt(data, SEARCHED, STRETCHES), hyper._replace(n_states=1)
+    labels = spectral_labels(some, torch.tensor(wanted, device=like.device), width, generator)
+    labels = search(labels, width, first_log_r(like[:1], hyper).expand(len(wanted), -1), some, one, generator)
     labels = labels[torch.arange(n_chains, device=labels.device) % len(labels)]
     log_r = first_log_r(like, hyper)
     states, path, beta = first_states(labels, width, log_r, data, hyper)
@@ -63,6 +64,39 @@ def initial_state(n_chains: int, data: Data, hyper: Hyper, generator: torch.Gene
     state = State(labels, beta, log_r, blank, states, matrix, noise, log_pi, log_base, like.new_zeros(n_chains, 5))
     state = compact(state, Components(path, *drawn, torch.zeros_like(path[..., 0, 0])), labels)
     return update_transitions(state, data, hyper, generator)
+
+
+def excerpt(data: Data, most: int, n_stretches: int) -> Data:
+    """Take stretches of equal length, evenly spread, of a recording of more than ``most`` bins.
+
+    A partition of the units that some thousands of bins do not tell is not told by more of them within the burn-in, and
+    every fit of a group costs in proportion to bins.
+
+    Parameters
+    ----------
+    data : Data
+        Counts.
+    most : int
+        Bins.
+    n_stretches : int
+        Stretches; each begins like a session.
+
+    Returns
+    -------
+    Data
+    """
+    n_time = data.counts.shape[1]
+    if n_time <= most:
+        return data
+    device = data.starts.device
+    length = most // n_stretches
+    begins = torch.linspace(0, n_time - length, n_stretches, dtype=torch.float64).long().to(device)
+    bins = (begins.unsqueeze(-1) + torch.arange(length, device=device)).flatten()
+    starts = data.starts[bins].clone()
+    starts[::length] = True
+    offset = data.offset[:, bins] if data.offset.shape[1] > 1 else data.offset
+    return make_data(data.counts[:, bins], data.observed[:, bins] > 0, starts=starts, offset=offset,
+                     covariates=data.covariates[bins])  # fmt: skip
 
 
 def first_log_r(like: Tensor, hyper: Hyper) -> Tensor:

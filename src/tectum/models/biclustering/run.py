@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...core.errors import NotDefiniteError, explain
 from ...core.random import generator, spawn
 from .annealed import split_or_merge
 from .coupling import freeze
@@ -93,7 +95,8 @@ def make_step(data: Data, hyper: Hyper, plan: Plan) -> Callable[[Chains, Any], C
         if n == plan.freeze:
             state = freeze(state, data, hyper)
             tally = start_tally(state, plan)
-        state = sweep(state, data, law_at(n, hyper, plan, state), generator(spawn(plan.seed, "sweep", n)))
+        with named(n):
+            state = sweep(state, data, law_at(n, hyper, plan, state), generator(spawn(plan.seed, "sweep", n)))
         if n in MOVES and n < LAST_MOVE * plan.burn:
             state = move_clusters(state, data, hyper, plan, n)
         if guide is not None and n >= plan.burn and (n - plan.burn + 1) % plan.exchange_every == 0:
@@ -103,6 +106,20 @@ def make_step(data: Data, hyper: Hyper, plan: Plan) -> Callable[[Chains, Any], C
         return Chains(state, tally, n + 1)
 
     return step
+
+
+@contextmanager
+def named(n: int) -> Iterator[None]:
+    """Say in which sweep a matrix was not positive definite, and where known in which chain and cluster."""
+    try:
+        yield
+    except (NotDefiniteError, torch.linalg.LinAlgError) as cause:  # type: ignore[attr-defined]
+        members = cause.members if isinstance(cause, NotDefiniteError) else ()
+        places = dict.fromkeys(f"chain {m[0]}, cluster {m[1]}" for m in members if len(m) > 1)
+        where = f"BiCluster (sweep {n}{''.join(f'; {place}' for place in places)})"
+        got = f"{type(cause).__name__}: {cause}"
+        fix = "check counts, log_exposure and covariates for extreme values; a checkpoint holds the sweeps before"
+        raise NotDefiniteError(explain(where, expected="positive definite matrices", got=got, fix=fix)) from cause
 
 
 def move_clusters(state: State, data: Data, hyper: Hyper, plan: Plan, n: int) -> State:
