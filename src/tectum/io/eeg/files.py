@@ -46,7 +46,8 @@ _SIGNS: dict[str, tuple[re.Pattern[bytes], str]] = {
     ".csv": (re.compile(rb"Header[,\s]+File Version"), "Hitachi"),
 }
 #: Format -> package that MNE needs for it besides its own code.
-_NEEDS = {"ANT": "antio", "Curry": "curryreader", "EGI": "defusedxml", "MEF": "pymef", "NSx": "neo"}
+_NEEDS = {"ANT": "antio", "Curry": "curryreader", "EGI": "defusedxml", "MEF": "pymef", "NSx": "neo",
+    "NEDF": "defusedxml", "EyeLink": "pandas"}  # fmt: skip
 _RAW_ENDING = "This filename"
 
 
@@ -122,6 +123,7 @@ def open_file(path: Path, *, infer_types: bool = True, truncated: bool = False) 
         path = _beside(path, ".vhdr") or path
     if kind == "CNT" and magic(path, 4) == b"RIFF":
         kind = "ANT"
+    _check_package(path, kind)
     if kind in OPENERS and kind not in _CONTENT:
         return OPENERS[kind](path, truncated)
     if kind == "FieldTrip":
@@ -142,6 +144,16 @@ def open_file(path: Path, *, infer_types: bool = True, truncated: bool = False) 
     return (_open_fif if kind == "FIF" else _open_eeglab)(path, truncated)
 
 
+def _check_package(path: Path, kind: str) -> None:
+    """Name the package that MNE needs for a format and that is missing."""
+    if kind in _NEEDS and find_spec(_NEEDS[kind]) is None:
+        package = _NEEDS[kind]
+        fix = f"pip install {package}"
+        raise MissingExtraError(
+            explain(str(path), expected=f"the package {package}", got="it is not installed", fix=fix)
+        )
+
+
 def _plain(path: Path, kind: str) -> Opened:
     """Open what MNE alone knows how to check."""
     import mne
@@ -150,14 +162,6 @@ def _plain(path: Path, kind: str) -> Opened:
         pdf, head = next(iter(sorted(path.glob("c,rf*")))), path / "hs_file"
         raw = mne.io.read_raw_bti(pdf, head_shape_fname=head.name if head.is_file() else None, verbose="WARNING")
         return Opened(kind, [raw])
-    if kind == "Nicolet":
-        return Opened(kind, [mne.io.read_raw_nicolet(path, ch_type="eeg", verbose="WARNING")], typed=False)
-    if kind in _NEEDS and find_spec(_NEEDS[kind]) is None:
-        package = _NEEDS[kind]
-        fix = f"pip install {package}"
-        raise MissingExtraError(
-            explain(str(path), expected=f"the package {package}", got="it is not installed", fix=fix)
-        )
     own = {
         "ANT": "read_raw_ant",
         "FIL": "read_raw_fil",

@@ -14,7 +14,7 @@ from tectum.core.units import UNITS
 from .opened import Opened
 
 #: Formats that state a unit of each signal, all of which MNE calls a voltage.
-STATED = ("EDF", "BDF", "GDF", "FieldTrip")
+STATED = ("EDF", "BDF", "GDF", "FieldTrip", "eXimia", "BCI2000")
 #: Code of a unit in MNE's channel table -> our word; all others are arbitrary.
 _CODES = {107: "V", 112: "T", 201: "T/m", 7: "rad", 1: "m", 3: "s", 101: "Hz"}
 #: Type of channel -> the unit that MNE gives it.
