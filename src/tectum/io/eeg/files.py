@@ -123,6 +123,9 @@ def open_file(path: Path, *, infer_types: bool = True, truncated: bool = False) 
         path = _beside(path, ".vhdr") or path
     if kind == "CNT" and magic(path, 4) == b"RIFF":
         kind = "ANT"
+    if not kind:
+        got = f"a folder {path.name!r}" if path.is_dir() else f"{path.name!r}, first bytes {magic(path, 16)!r}"
+        raise LoadError(explain(str(path), expected="a file of electrophysiology by name and content", got=got))
     _check_package(path, kind)
     if kind in OPENERS and kind not in _CONTENT:
         return OPENERS[kind](path, truncated)

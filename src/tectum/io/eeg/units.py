@@ -26,6 +26,7 @@ PLAUSIBLE = {
     "mag": (1e-16, 1e-7),
     "grad": (1e-15, 1e-6),
 }
+_LIGHT = ("fnirs_cw_amplitude", "fnirs_fd_ac_amplitude")  # MNE says V, the instruments count in units of their own
 VOLTAGE = {"V", "mV", "uV", "nV"}
 #: Physical dimensions that are no voltage and need no remark.
 _OTHER = {
@@ -79,6 +80,8 @@ def unit_of(code: int, stated: str, opened: Opened, kind: str) -> tuple[str, flo
     kind : str
         Type of the channel.
     """
+    if kind in _LIGHT:
+        return "a.u.", 1.0
     if kind == "stim" or opened.kind not in STATED:
         return _CODES.get(code, "a.u."), 1.0
     applied = opened.scale(stated)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..opened import Opened
-from . import clinical, recorders
+from . import clinical, nirs, recorders
 
 #: Format -> how a file of it is checked and opened, given whether a file that was cut off is wanted nevertheless.
-OPENERS: dict[str, Callable[[Path, bool], Opened]] = {**clinical.OPENERS, **recorders.OPENERS}
+OPENERS: dict[str, Callable[[Path, bool], Opened]] = {**clinical.OPENERS, **recorders.OPENERS, **nirs.OPENERS}
