@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from writers import nirs, recorders, vendors
+from writers import meg, nirs, recorders, vendors
 from writers.mutate import survive
 
 import tectum
 from tectum.core.errors import LoadError, TectumWarning
 from tectum.io.eeg.read import read_eeg
 
-FORMATS = {**vendors.FORMATS, **recorders.FORMATS, **nirs.FORMATS}
+FORMATS = {**vendors.FORMATS, **recorders.FORMATS, **nirs.FORMATS, **meg.FORMATS}
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -6,7 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..opened import Opened
-from . import clinical, nirs, recorders
+from . import clinical, meg, nirs, recorders
 
 #: Format -> how a file of it is checked and opened, given whether a file that was cut off is wanted nevertheless.
-OPENERS: dict[str, Callable[[Path, bool], Opened]] = {**clinical.OPENERS, **recorders.OPENERS, **nirs.OPENERS}
+OPENERS: dict[str, Callable[[Path, bool], Opened]] = {
+    **clinical.OPENERS,
+    **recorders.OPENERS,
+    **nirs.OPENERS,
+    **meg.OPENERS,
+}
