@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..opened import Opened
-from . import clinical, meg, nirs, recorders
+from . import clinical, meg, nirs, recorders, squid
 
 #: Format -> how a file of it is checked and opened, given whether a file that was cut off is wanted nevertheless.
 OPENERS: dict[str, Callable[[Path, bool], Opened]] = {
@@ -14,4 +14,5 @@ OPENERS: dict[str, Callable[[Path, bool], Opened]] = {
     **recorders.OPENERS,
     **nirs.OPENERS,
     **meg.OPENERS,
+    **squid.OPENERS,
 }
