@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from writers import meg, nirs, recorders, squid, vendors
+from writers import boxed, meg, nirs, recorders, squid, vendors
 from writers.mutate import survive
 
 import tectum
 from tectum.core.errors import LoadError, TectumWarning
 from tectum.io.eeg.read import read_eeg
 
-FORMATS = {**vendors.FORMATS, **recorders.FORMATS, **nirs.FORMATS, **meg.FORMATS, **squid.FORMATS}
+FORMATS = {**vendors.FORMATS, **recorders.FORMATS, **nirs.FORMATS, **meg.FORMATS, **squid.FORMATS, **boxed.FORMATS}
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -46,8 +46,10 @@ _SIGNS: dict[str, tuple[re.Pattern[bytes], str]] = {
     ".csv": (re.compile(rb"Header[,\s]+File Version"), "Hitachi"),
 }
 #: Format -> package that MNE needs for it besides its own code.
-_NEEDS = {"ANT": "antio", "Curry": "curryreader", "EGI": "defusedxml", "MEF": "pymef", "NSx": "neo",
-    "NEDF": "defusedxml", "EyeLink": "pandas"}  # fmt: skip
+_NEEDS = {
+    "ANT": ("antio",), "Curry": ("curryreader",), "EGI": ("mffpy", "defusedxml"), "MEF": ("pymef",), "NSx": ("neo",),
+    "NEDF": ("defusedxml",), "EyeLink": ("pandas",),
+}  # fmt: skip
 _RAW_ENDING = "This filename"
 
 
@@ -126,7 +128,7 @@ def open_file(path: Path, *, infer_types: bool = True, truncated: bool = False) 
     if not kind:
         got = f"a folder {path.name!r}" if path.is_dir() else f"{path.name!r}, first bytes {magic(path, 16)!r}"
         raise LoadError(explain(str(path), expected="a file of electrophysiology by name and content", got=got))
-    _check_package(path, kind)
+    _check_packages(path, kind)
     if kind in OPENERS and kind not in _CONTENT:
         return OPENERS[kind](path, truncated)
     if kind == "FieldTrip":
@@ -147,14 +149,14 @@ def open_file(path: Path, *, infer_types: bool = True, truncated: bool = False) 
     return (_open_fif if kind == "FIF" else _open_eeglab)(path, truncated)
 
 
-def _check_package(path: Path, kind: str) -> None:
+def _check_packages(path: Path, kind: str) -> None:
     """Name the package that MNE needs for a format and that is missing."""
-    if kind in _NEEDS and find_spec(_NEEDS[kind]) is None:
-        package = _NEEDS[kind]
-        fix = f"pip install {package}"
-        raise MissingExtraError(
-            explain(str(path), expected=f"the package {package}", got="it is not installed", fix=fix)
-        )
+    for package in _NEEDS.get(kind, ()):
+        if find_spec(package) is None:
+            fix = f"pip install {package}"
+            raise MissingExtraError(
+                explain(str(path), expected=f"the package {package}", got="it is not installed", fix=fix)
+            )
 
 
 def _plain(path: Path, kind: str) -> Opened:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..opened import Opened
-from . import clinical, meg, nirs, recorders, squid
+from . import boxed, clinical, meg, nirs, recorders, squid
 
 #: Format -> how a file of it is checked and opened, given whether a file that was cut off is wanted nevertheless.
 OPENERS: dict[str, Callable[[Path, bool], Opened]] = {
@@ -15,4 +15,5 @@ OPENERS: dict[str, Callable[[Path, bool], Opened]] = {
     **nirs.OPENERS,
     **meg.OPENERS,
     **squid.OPENERS,
+    **boxed.OPENERS,
 }
