@@ -17,7 +17,8 @@ def write_curry(path: Path, n: int = 500) -> np.ndarray:
     path.write_bytes(values.T.tobytes())
     about = {
         "FileVersion": 804, "NumSamples": n, "NumChannels": 4, "NumTrials": 1, "SampleFreqHz": 250,
-        "TriggerOffsetUsec": 0, "DataFormat": "BINARY", "DataSampOrder": "SAMP", "DataByteOrder": "INTEL", "SampleTimeUsec": 4000,
+        "TriggerOffsetUsec": 0, "DataFormat": "BINARY", "DataSampOrder": "SAMP", "DataByteOrder": "INTEL",
+        "SampleTimeUsec": 4000,
         "StartYear": 2024, "StartMonth": 1, "StartDay": 2, "StartHour": 3, "StartMin": 4, "StartSec": 5,
         "StartMillisec": 6, "AmplifierInfo": "",
     }  # fmt: skip
