@@ -1,0 +1,189 @@
+"""HMMGLM: restarts, EM, checkpoints, and the number of states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from support.switching import QUICK, N, T, simulated, two_rates
+from tectum import HMMGLM
+from tectum.core.errors import InputError, NonFiniteError, TectumWarning
+from tectum.datasets import simulate
+from tectum.evaluate import matched_accuracy
+from tectum.models.hmm_glm import fitting, select, stages
+from tectum.models.hmm_glm.basis import design_tensor, exponential_filter, tied_columns
+
+
+@pytest.fixture(scope="module")
+def sim() -> Any:
+    return simulated()
+
+
+@pytest.fixture(scope="module")
+def fitted(sim: Any) -> HMMGLM:
+    return HMMGLM(**QUICK).fit(sim.data)
+
+
+# ---- restarts, EM, checkpoints --------------------------------------------------------------------
+
+
+def problem_of(sim: Any) -> fitting.Problem:
+    spikes = torch.stack([r.values for r in sim.data]).double()
+    return fitting.Problem(design_tensor(spikes, exponential_filter(5)), spikes, None, None)
+
+
+FAMILY = fitting.Family("sigmoid", N, None, False, False, 0.0, False)
+
+
+@pytest.mark.parametrize("family", [
+    FAMILY, FAMILY._replace(tied=tied_columns(N, 1, bias=True, own=True)), FAMILY._replace(negative_binomial=True),
+    FAMILY._replace(learn_initial=True, stickiness=3.0),
+], ids=["plain", "tied", "negative binomial", "initial"])  # fmt: skip
+@pytest.mark.parametrize("ridge", [fitting.Ridge(0.1), fitting.Ridge(9.0, 9.0)], ids=["none", "gaussian"])
+def test_restarts_side_by_side_equal_restarts_alone_and_never_go_downhill(
+    sim: Any, family: fitting.Family, ridge: fitting.Ridge
+) -> None:
+    problem = problem_of(sim)
+    together = fitting.draw_starts(problem, family, n_states=2, n_starts=3, seed=0)
+    alone = [fitting.best_starts(together._replace(objective=-(torch.arange(3.0) - r).abs()), 1) for r in range(3)]
+    traces = []
+    for _ in range(5):
+        together, objective = fitting.em_round(problem, together, family, ridge, tol=1e-5)
+        alone = [fitting.em_round(problem, a, family, ridge, tol=1e-5)[0] for a in alone]
+        traces.append(objective)
+    change = torch.stack(traces).diff(dim=0)
+    assert (change[1:] > -1e-7).all() if family.learn_initial else (change > -1e-7).all()
+    for r, one in enumerate(alone):
+        torch.testing.assert_close(one.weights[0], together.weights[r])
+        torch.testing.assert_close(one.log_transition[0], together.log_transition[r])
+        torch.testing.assert_close(one.objective[0], together.objective[r])
+
+
+def test_a_start_that_fails_is_dropped_and_told(sim: Any) -> None:
+    problem = problem_of(sim)
+    starts = fitting.draw_starts(problem, FAMILY, n_states=2, n_starts=3, seed=0)
+    starts.weights[1] = torch.nan
+    options: dict[str, Any] = {"max_iter": 4, "tol": 1e-5, "checkpoint": None, "description": "searching"}
+    with pytest.warns(TectumWarning, match="not finite; dropped start 1 in round 1"):
+        found, _ = fitting.run_em(problem, starts, FAMILY, fitting.Ridge(1.0), **options)
+    assert found.weights[[0, 2]].isfinite().all()
+    assert found.objective[1] == fitting.LOWEST
+    assert fitting.best_starts(found, 2).weights.isfinite().all()
+    with pytest.raises(NonFiniteError, match=r"HMMGLM \(searching\).*start 0 in round 1, start 1 in round 1"):
+        fitting.run_em(
+            problem, starts._replace(weights=starts.weights * torch.nan), FAMILY, fitting.Ridge(1.0), **options
+        )
+
+
+def test_search_looks_at_a_part_of_much_data(sim: Any) -> None:
+    problem = problem_of(sim)
+    part = fitting.part_of(problem, seed=0, most=2 * T)
+    assert part.spikes.shape == (2, T, N)
+    for row in part.spikes:
+        assert any(torch.equal(row, whole) for whole in problem.spikes)
+    single = fitting.Problem(problem.design[:1], problem.spikes[:1], None, torch.tensor([T]))
+    cut = fitting.part_of(single, seed=0, most=100)
+    assert cut.spikes.shape == (1, 100, N)
+    assert cut.lengths is not None
+    assert cut.lengths.tolist() == [100]
+    assert fitting.part_of(problem, seed=0, most=10**6) is problem
+
+
+@pytest.mark.parametrize("prior", ["one_hot", "gaussian"])
+def test_killed_run_resumes_to_the_same_result(
+    sim: Any, prior: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**QUICK, "prior": prior, "one_hot_rounds": 12, "tol": 1e-9, "max_iter": 30}
+    wanted = HMMGLM(**settings).fit(sim.data).result_
+    for name, after in (("em_round", 7), ("em_round", 9), ("one_hot_em_step", 8)):
+        with monkeypatch.context() as patch:
+            room = fitting if name == "em_round" else stages
+            calls, step = 0, getattr(room, name)
+
+            def killed(*args: Any, **options: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls > after:  # noqa: B023
+                    raise KeyboardInterrupt
+                return step(*args, **options)  # noqa: B023
+
+            patch.setattr(room, name, killed)
+            if name == "one_hot_em_step" and prior != "one_hot":
+                continue
+            with pytest.raises(KeyboardInterrupt):
+                HMMGLM(**settings).fit(sim.data, checkpoint=tmp_path / "run")
+    found = HMMGLM(**settings).fit(sim.data, checkpoint=tmp_path / "run").result_
+    assert torch.equal(found.coupling, wanted.coupling)
+    assert torch.equal(found.states, wanted.states)
+    assert torch.equal(found.history, wanted.history)
+
+
+def test_resume_file_of_another_configuration_is_refused(sim: Any, tmp_path: Path) -> None:
+    HMMGLM(**QUICK).fit(sim.data, checkpoint=tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert sorted(before) == ["run-one-hot.safetensors", "run-refine.safetensors", "run-search.safetensors"]
+    others: list[tuple[dict[str, Any], Any]] = [
+        ({"stickiness": 1.0}, sim.data),
+        ({}, sim.data[:3]),
+        ({"random_state": 1}, sim.data),
+    ]
+    for change, data in others:
+        with pytest.raises(InputError, match="same configuration and data"):
+            HMMGLM(**{**QUICK, **change}).fit(data, checkpoint=tmp_path / "run")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_fit_continues_from_a_result(sim: Any, fitted: HMMGLM) -> None:
+    settings = {**QUICK, "prior": "gaussian"}
+    first = HMMGLM(**settings).fit(sim.data).result_
+    again = HMMGLM(**settings).fit(sim.data, init=first).result_
+    assert again.history[0] >= first.history[-1] - 20  # the shared mean starts anew
+    torch.testing.assert_close(again.coupling, first.coupling, atol=0.05, rtol=0)
+    assert matched_accuracy(again.states, first.states) > 0.99
+    with pytest.raises(InputError, match=r"fit\(init\): expected 3 states"):
+        HMMGLM(**{**QUICK, "n_states": 3}).fit(sim.data, init=fitted.result_)
+
+
+# ---- number of states -----------------------------------------------------------------------------
+
+
+def test_number_of_states_is_found_by_held_out_sequences() -> None:
+    data, _ = two_rates(n_sequences=6)
+    result = (
+        HMMGLM(n_states=None, candidates=(1, 2, 3), folds=3, n_lags=0, starts=3, prior="none", device="cpu")
+        .fit(data)
+        .result_
+    )
+    assert result.n_states == 2
+    assert result.state_grid.tolist() == [1, 2, 3]
+    assert result.state_held_out[1] > result.state_held_out[0] + 0.1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_number_of_states_of_one_state_is_one(seed: int) -> None:
+    sim = simulate.switching_glm(N, 1, n_sequences=6, n_time=300, random_state=seed)  # coupled units, no switches
+    model = HMMGLM(n_states=None, candidates=(1, 2, 3), folds=3, starts=2, prior="none", link="sigmoid", device="cpu")
+    result = model.fit(sim.data).result_
+    assert result.n_states == 1
+    assert result.state_held_out.argmax() == 0  # not only within an error of the best
+
+
+def test_a_single_sequence_is_cut_into_blocks_with_a_gap() -> None:
+    spikes = torch.arange(40.0).reshape(1, 20, 2)
+    parts = select._sequences(fitting.Problem(spikes, spikes, None, None), 3, 2)
+    assert parts.spikes.shape == (3, 4, 2)
+    assert parts.spikes[:, 0, 0].tolist() == [4.0, 16.0, 28.0]
+    data, _ = two_rates(n_sequences=1, n_time=1200)
+    result = HMMGLM(n_states=None, candidates=(1, 2), n_lags=0, starts=3, prior="none", device="cpu").fit(data).result_
+    assert result.n_states == 2
+
+
+def test_smallest_number_within_one_paired_error_is_chosen() -> None:
+    common = torch.tensor([0.0, 10.0, -10.0, 5.0])  # between sequences, the same for every number of states
+    gains = torch.tensor([[-1.0, -1.1, -0.9, -1.0], [0.0, 0.1, -0.1, 0.0], [0.05, 0.0, 0.05, -0.09]])
+    found = select.choose(torch.tensor([2, 3, 4]), common + gains)
+    assert found.chosen == 3
+    assert found.error[int(found.held_out.argmax())] == 0
