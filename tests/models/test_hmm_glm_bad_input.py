@@ -26,9 +26,9 @@ def fitted(sim: Any) -> HMMGLM:
 
 @pytest.mark.parametrize(("counts", "says"), [
     ([[0.0, torch.inf]] * 30, "finite counts.*got inf at trial 0, bin 0, unit 1"),
-    ([[0.0, torch.nan]] * 30, "got nan.*mark missing bins in the mask"),
-    ([[0.0, -2.0]] * 30, "at least 0, got -2"),
-    ([[0.0, 1.25]] * 30, "integer counts, got 1.25"),
+    ([[0.0, torch.nan]] * 30, "got nan at trial 0, bin 0, unit 1; mark missing bins in the mask"),
+    ([[0.0, -2.0]] * 30, "at least 0, got -2 at trial 0, bin 0, unit 1"),
+    ([[0.0, 1.25]] * 30, "integer counts, got 1.25 at trial 0, bin 0, unit 1"),
     ([[0.0, 1.0]] * 5, r"time > 5 lags, unit >= 1\), got shape \(1, 5, 2\)"),
     ([[0.0, 0.0]] * 30, "expected spikes, got counts that are all zero"),
 ], ids=["infinite", "NaN", "negative", "fraction", "short", "silent"])  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from support.switching import QUICK, N, T, simulated, two_rates
 from tectum import HMMGLM
-from tectum.core.errors import InputError, NonFiniteError, TectumWarning
+from tectum.core.errors import DegenerateStateWarning, InputError, NonFiniteError, TectumWarning
 from tectum.datasets import simulate
 from tectum.evaluate import matched_accuracy
 from tectum.models.hmm_glm import fitting, select, stages
@@ -65,17 +66,92 @@ def test_restarts_side_by_side_equal_restarts_alone_and_never_go_downhill(
 def test_a_start_that_fails_is_dropped_and_told(sim: Any) -> None:
     problem = problem_of(sim)
     starts = fitting.draw_starts(problem, FAMILY, n_states=2, n_starts=3, seed=0)
-    starts.weights[1] = torch.nan
+    starts.weights[1, 1] = torch.nan
     options: dict[str, Any] = {"max_iter": 4, "tol": 1e-5, "checkpoint": None, "description": "searching"}
-    with pytest.warns(TectumWarning, match="not finite; dropped start 1 in round 1"):
+    with pytest.warns(TectumWarning, match=r"not finite; dropped start 1 in round 1, states \[1\]$"):
         found, _ = fitting.run_em(problem, starts, FAMILY, fitting.Ridge(1.0), **options)
     assert found.weights[[0, 2]].isfinite().all()
     assert found.objective[1] == fitting.LOWEST
     assert fitting.best_starts(found, 2).weights.isfinite().all()
-    with pytest.raises(NonFiniteError, match=r"HMMGLM \(searching\).*start 0 in round 1, start 1 in round 1"):
-        fitting.run_em(
-            problem, starts._replace(weights=starts.weights * torch.nan), FAMILY, fitting.Ridge(1.0), **options
-        )
+    starts.weights[0, 0, 2, 3] = starts.weights[2] = torch.inf
+    said = r"HMMGLM \(searching\).*start 0 in round 1, states \[0\]; .* \[1\]; start 2 in round 1, states \[0, 1\];"
+    with pytest.raises(NonFiniteError, match=said):
+        fitting.run_em(problem, starts, FAMILY, fitting.Ridge(1.0), **options)
+
+
+def test_a_state_whose_transitions_are_not_finite_is_named(sim: Any) -> None:
+    problem = problem_of(sim)
+    starts = fitting.draw_starts(problem, FAMILY, n_states=3, n_starts=1, seed=0)
+    moves = starts.log_transition.clone()
+    moves[0, 2, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"start 0 in round 1, states \[2\]"):
+        fitting.run_em(problem, starts._replace(log_transition=moves), FAMILY, fitting.Ridge(1.0), max_iter=4,
+                       tol=1e-5, checkpoint=None, description="refining")  # fmt: skip
+
+
+# ---- degenerate states ----------------------------------------------------------------------------
+
+
+def test_a_state_without_a_bin_keeps_finite_parameters_and_the_others_fit_as_alone(sim: Any) -> None:
+    """Its couplings go to the mean of their prior, its row of transitions to the pseudo-counts alone."""
+    problem, family = problem_of(sim), FAMILY._replace(link="exp")
+    alone = fitting.draw_starts(problem, family, n_states=1, n_starts=1, seed=0)
+    away = fitting.draw_starts(problem, family, n_states=2, n_starts=1, seed=0).weights[:, :1].clone()
+    away[..., 0] = 8.0  # thousands of spikes in every bin
+    both = fitting.start_from(torch.cat((alone.weights, away), 1), family)
+    for _ in range(12):
+        alone, _ = fitting.em_round(problem, alone, family, fitting.Ridge(1.0), tol=1e-5)
+        both, objective = fitting.em_round(problem, both, family, fitting.Ridge(1.0), tol=1e-5)
+    posterior = fitting.posterior_of(problem, both, family)
+    assert posterior.probabilities[..., 1].sum() < 1e-6
+    assert both.weights.isfinite().all()
+    assert objective.isfinite().all()
+    torch.testing.assert_close(both.weights[:, 0], alone.weights[:, 0], rtol=1e-5, atol=1e-6)
+    assert both.weights[0, 1, :, 1:].abs().max() < 1e-6
+    torch.testing.assert_close(both.log_transition[0, 1].exp(), torch.full((2,), 0.5).double())
+
+
+def test_identical_states_stay_identical_and_are_worth_one(sim: Any) -> None:
+    problem = problem_of(sim)
+    one = fitting.draw_starts(problem, FAMILY, n_states=1, n_starts=1, seed=0)
+    two = fitting.start_from(one.weights.expand(-1, 2, -1, -1).clone(), FAMILY)
+    for _ in range(5):  # later, rounding drives them apart
+        one, two = (fitting.em_round(problem, s, FAMILY, fitting.Ridge(0.0), tol=1e-5)[0] for s in (one, two))
+    torch.testing.assert_close(two.weights[0, 0], two.weights[0, 1])
+    torch.testing.assert_close(two.weights[0, 0], one.weights[0, 0], rtol=1e-3, atol=1e-4)
+    found = [fitting.posterior_of(problem, s, FAMILY) for s in (one, two)]
+    torch.testing.assert_close(found[1].probabilities, torch.full_like(found[1].probabilities, 0.5))
+    torch.testing.assert_close(found[1].log_likelihood, found[0].log_likelihood, rtol=1e-6, atol=0)
+
+
+def test_a_state_without_a_spike_keeps_finite_rates() -> None:
+    """Three silent runs of 30 bins a sequence: the rates of their state go towards zero and stay finite."""
+    data, _ = two_rates(n_sequences=2)
+    quiet = [r.with_(data=torch.where(torch.arange(300)[:, None] % 100 < 30, 0, r.values + 1)) for r in data]
+    result = HMMGLM(n_states=2, prior="none", starts=3, device="cpu").fit(quiet).result_
+    silent = torch.arange(300).expand(2, -1) % 100 < 30
+    assert matched_accuracy(result.states, silent.long()) == 1.0
+    rare = int(result.states[0, 0])
+    assert result.occupancy[rare] == pytest.approx(0.3, abs=0.01)
+    for field in (result.bias, result.coupling, result.transition, result.log_likelihood):
+        assert field.isfinite().all()
+    assert torch.nn.functional.softplus(result.bias[rare]).max() < 0.05
+
+
+def test_a_fit_from_a_state_that_never_occurs_tells_and_keeps_it(sim: Any, fitted: HMMGLM) -> None:
+    bias = fitted.result_.bias.clone()
+    bias[1] = 40.0  # spikes of every unit in every bin
+    begun = dataclasses.replace(fitted.result_, bias=bias, coupling=0 * fitted.result_.coupling)
+    with pytest.warns(DegenerateStateWarning, match=r"state 1: 0.0% of the bins in 0 visits"):
+        result = HMMGLM(**{**QUICK, "prior": "none", "link": "softplus"}).fit(sim.data, init=begun).result_
+    assert result.n_states == 2
+    assert result.occupancy[1] < 1e-6
+    assert result.dwell[1] == 0
+    for field in (result.bias, result.coupling, result.transition, result.log_likelihood):
+        assert field.isfinite().all()
+
+
+# ---- search and checkpoints -----------------------------------------------------------------------
 
 
 def test_search_looks_at_a_part_of_much_data(sim: Any) -> None:

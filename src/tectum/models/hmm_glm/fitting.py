@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -300,20 +300,38 @@ def run_em(
         min_iter=min(CALM_ROUNDS, max_iter), finished=lambda s: bool((s.calm >= CALM_ROUNDS).all()),
         checkpoint=checkpoint, description=description,
     )  # fmt: skip
-    _tell_failed(found.state, description)
+    _tell_failed(problem, found.state, family, description)
     return found.state, found
 
 
-def _tell_failed(starts: Starts, description: str) -> None:
-    """Warn of starts whose objective was not finite; refuse if none is left."""
+def _tell_failed(problem: Problem, starts: Starts, family: Family, description: str) -> None:
+    """Warn of starts whose objective was not finite, and name their states; refuse if none is left."""
     failed = {r: n for r, n in enumerate(starts.failed.tolist()) if n >= 0}
     if not failed:
         return
-    told = ", ".join(f"start {r} in round {n + 1}" for r, n in failed.items())
+    broken = broken_states(problem, starts, family).tolist()
+    told = "; ".join(f"start {r} in round {n + 1}, states {_where(broken[r])}" for r, n in failed.items())
     if len(failed) == len(starts.failed):
         fix = "use a larger ridge, or link='softplus'"
         raise NonFiniteError(explain(f"HMMGLM ({description})", expected="a finite objective", got=told, fix=fix))
     warnings.warn(f"HMMGLM ({description}): the objective is not finite; dropped {told}", TectumWarning, stacklevel=4)
+
+
+def broken_states(problem: Problem, starts: Starts, family: Family) -> Tensor:
+    """States whose parameters or emissions are not finite, (R, S) bool; starts that failed kept theirs."""
+    n_starts, n_states = starts.weights.shape[:2]
+    emission = log_emission(
+        problem.design, problem.spikes, starts.weights.flatten(0, 1), link=family.link, mask=problem.mask,
+        size=_folded_size(starts),
+    )  # fmt: skip
+    fine = emission.isfinite().flatten(0, -2).all(0).unflatten(0, (n_starts, n_states))
+    fine = fine & starts.weights.isfinite().flatten(2).all(-1) & starts.log_initial.isfinite()
+    broken: Tensor = ~(fine & starts.log_transition.isfinite().all(-1))
+    return broken
+
+
+def _where(flags: Sequence[bool]) -> list[int]:
+    return [k for k, flag in enumerate(flags) if flag]
 
 
 def best_starts(starts: Starts, n_best: int) -> Starts:
