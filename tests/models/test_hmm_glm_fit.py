@@ -257,6 +257,48 @@ def test_a_single_sequence_is_cut_into_blocks_with_a_gap() -> None:
     assert result.n_states == 2
 
 
+def test_a_larger_fit_without_its_spare_state_is_a_start(sim: Any) -> None:
+    """Each row leaves out one of the states that occur most; a state that never occurs is left out of all."""
+    problem = problem_of(sim)
+    starts = fitting.draw_starts(problem, FAMILY, n_states=4, n_starts=1, seed=0)
+    starts.weights[0, :, :, 0] += torch.tensor([0.2, 0.1, 0.0, 40.0]).double().unsqueeze(1)  # the last fires always
+    found = select.without_each(problem, starts, FAMILY, n_states=2)
+    assert found.shape == (3, 2, N, 1 + N)
+    rows = [{next(s for s in range(4) if torch.equal(w, starts.weights[0, s])) for w in row} for row in found]
+    assert sorted(map(sorted, rows)) == [[0, 1], [0, 2], [1, 2]]
+
+
+def test_extra_starts_take_part_in_the_search(sim: Any) -> None:
+    """With the true couplings beside the one random start, two are refined, and the best is no worse."""
+    problem = problem_of(sim)
+    truth = torch.cat((sim.truth.bias.expand(2, -1).unsqueeze(-1), sim.truth.coupling), -1).unsqueeze(0)
+    best: list[fitting.Starts] = []
+    for extra in (None, truth):
+        found, _ = fitting.search(problem, FAMILY, n_states=2, n_starts=1, tol=1e-5, seed=1, save=lambda _: None,
+                                  extra=extra)  # fmt: skip
+        best.append(found)
+    assert best[1].objective[0] >= best[0].objective[0]
+    assert len(best[0].objective) == 1
+    assert len(best[1].objective) == 2
+    assert 1 in best[1].number
+
+
+def test_numbers_are_tried_once_each_from_the_largest_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, _ = two_rates(n_sequences=2)
+    given: list[tuple[int, bool]] = []
+    search = select.search
+
+    def watched(*args: Any, **options: Any) -> Any:
+        given.append((options["n_states"], options["extra"] is not None))
+        return search(*args, **options)
+
+    monkeypatch.setattr(select, "search", watched)
+    settings: dict[str, Any] = {"n_lags": 0, "starts": 2, "prior": "none", "device": "cpu"}
+    result = HMMGLM(n_states=None, candidates=(2, 4, 1, 2), folds=2, **settings).fit(data).result_
+    assert given == 2 * [(4, False), (2, True), (1, True)]
+    assert result.state_grid.tolist() == [1, 2, 4]
+
+
 def test_smallest_number_within_one_paired_error_is_chosen() -> None:
     common = torch.tensor([0.0, 10.0, -10.0, 5.0])  # between sequences, the same for every number of states
     gains = torch.tensor([[-1.0, -1.1, -0.9, -1.0], [0.0, 0.1, -0.1, 0.0], [0.05, 0.0, 0.05, -0.09]])

@@ -427,11 +427,17 @@ Save = Callable[[str], "Checkpoint | None"]
 
 
 def search(
-    problem: Problem, family: Family, *, n_states: int, n_starts: int, tol: float, seed: int, save: Save
-) -> tuple[Starts, bool]:
-    """Search and refine: return the refined starts, the best first, and whether they stood still."""
+    problem: Problem, family: Family, *, n_states: int, n_starts: int, tol: float, seed: int, save: Save,
+    extra: Tensor | None = None,
+) -> tuple[Starts, bool]:  # fmt: skip
+    """Search from random starts and ``extra`` weights (start, S, N, P), and refine.
+
+    Return the refined starts, the best first, and whether they stood still.
+    """
     drawn = draw_starts(problem, family, n_states=n_states, n_starts=n_starts, seed=seed)
     if n_states > 1:
+        if extra is not None:
+            drawn = start_from(torch.cat((drawn.weights, extra)), family)
         part = part_of(problem, seed=seed, most=SEARCH_BINS)
         drawn, _ = run_em(part, drawn, family, Ridge(SEARCH_RIDGE), max_iter=SEARCH_ROUNDS, tol=tol,
                           checkpoint=save("search"), description="searching")  # fmt: skip

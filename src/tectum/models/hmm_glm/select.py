@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.random import generator, spawn
-from .fitting import Family, Problem, Save, best_starts, posterior_of, search
+from .fitting import Family, Problem, Save, Starts, best_starts, posterior_of, search
 
 
 class StateReport(NamedTuple):
@@ -31,7 +31,8 @@ def score_numbers(
     """Fit every number of states to training folds and score the sequences left out.
 
     Whole sequences are left out. A single sequence is first cut into blocks, of which the first ``n_lags`` bins, whose
-    history lies in the block before, are dropped.
+    history lies in the block before, are dropped. Numbers are fitted from the largest down, each also from the next
+    larger fit without one of its states: a poor optimum at the true number would make one state more look better.
 
     Parameters
     ----------
@@ -52,23 +53,40 @@ def score_numbers(
         ``chosen`` is the smallest number whose score is within one standard error of the best one's, the error being
         that of the paired difference over sequences.
     """
-    parts = _sequences(problem, folds, n_lags)
+    grid, parts = sorted(set(grid)), _sequences(problem, folds, n_lags)
     n_sequences = len(parts.spikes)
     order = torch.randperm(n_sequences, generator=generator(spawn(seed, "folds"))).tolist()
     tests = [order[k :: min(folds, n_sequences)] for k in range(min(folds, n_sequences))]
-    rows = []
-    for n_states in grid:
-        row = torch.zeros(n_sequences, dtype=torch.float64, device="cpu")
-        for k, test in enumerate(tests):
-            train = [i for i in range(n_sequences) if i not in test]
+    scores = torch.zeros(len(grid), n_sequences, dtype=torch.float64, device="cpu")
+    for k, test in enumerate(tests):
+        train, held = _rows(parts, [i for i in range(n_sequences) if i not in test]), _rows(parts, test)
+        larger: Starts | None = None
+        for g, n_states in reversed(list(enumerate(grid))):
             name = f"{n_states}-states-fold-{k}"
-            found, _ = search(_rows(parts, train), family, n_states=n_states, n_starts=n_starts, tol=tol,
-                              seed=spawn(seed, name), save=_named(save, name))  # fmt: skip
-            held = _rows(parts, test)
-            likelihood = posterior_of(held, best_starts(found, 1), family).log_likelihood[0]
-            row[test] = (likelihood / _bins(held)).double().cpu()
-        rows.append(row)
-    return choose(torch.tensor(list(grid)), torch.stack(rows))
+            extra = None if larger is None else without_each(train, larger, family, n_states=n_states)
+            found, _ = search(train, family, n_states=n_states, n_starts=n_starts, tol=tol, seed=spawn(seed, name),
+                              save=_named(save, name), extra=extra)  # fmt: skip
+            larger = best_starts(found, 1)
+            likelihood = posterior_of(held, larger, family).log_likelihood[0]
+            scores[g, test] = (likelihood / _bins(held)).double().cpu()
+    return choose(torch.tensor(grid), scores)
+
+
+def without_each(problem: Problem, larger: Starts, family: Family, *, n_states: int) -> Tensor:
+    """Weights of a larger fit without each of its states in turn, its rarest left out first if there are many.
+
+    Where a random start at ``n_states`` gives two states one place, a larger fit has a place to spare and often holds
+    all states; without its spare one it is a better start.
+
+    Returns
+    -------
+    Tensor
+        (n_states + 1, n_states, N, P).
+    """
+    occupied = posterior_of(problem, larger, family).probabilities[0].sum((0, 1))
+    rest = occupied.argsort(descending=True, stable=True)[: n_states + 1]
+    others = ~torch.eye(n_states + 1, dtype=torch.bool, device=rest.device)
+    return larger.weights[0][rest.expand(n_states + 1, -1)[others].reshape(n_states + 1, n_states)]
 
 
 def choose(grid: Tensor, scores: Tensor) -> StateReport:
