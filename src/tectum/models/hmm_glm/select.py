@@ -75,7 +75,7 @@ def score_numbers(
 def without_each(problem: Problem, larger: Starts, family: Family, *, n_states: int) -> Tensor:
     """Weights of a larger fit without each of its states in turn, its rarest left out first if there are many.
 
-    Where a random start at ``n_states`` gives two states one place, a larger fit has a place to spare and often holds
+    Where random starts at ``n_states`` miss one of the states, a larger fit has a place to spare and often holds
     all states; without its spare one it is a better start.
 
     Returns
