@@ -1,120 +1,157 @@
-"""Recordings of near-infrared light in the documented layouts: SNIRF by h5py, NIRx, BOXY and Hitachi as text.
+"""Recordings of near-infrared light in the documented layouts: SNIRF with h5py, NIRx, BOXY and Hitachi as text.
 
-Every function returns the intensities that MNE's channels have, (channel, time).
+Every function returns the values that the file stands for, (channel, time).
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .eeg import Format
+from .eeg import RATE, Format, volts
 
-RATE = 10.0
-PAIRS = ((1, 1), (1, 2), (2, 1), (2, 2))
 WAVES = (760, 850)
+PAIRS = ((1, 1), (2, 2))  # source, detector
 
 
-def light(n_channels: int, n: int, seed: int = 0) -> np.ndarray:
-    """Return intensities around 1 with four digits."""
-    return np.round(1 + 0.05 * np.random.default_rng(seed).normal(size=(n_channels, n)), 4)
+def light(n: int = 1000, channels: int = 4) -> np.ndarray:
+    """Return intensities about 0.5, (channel, time); four are two pairs by two wavelengths."""
+    return np.round(0.5 + volts(channels, n) * 1e3, 6)
 
 
-def write_snirf(path: Path, n: int = 300) -> np.ndarray:
-    """Write SNIRF 1.0: two sources, two detectors, two wavelengths, one kind of stimulus."""
+def _processed(node: Any, label: str) -> None:
+    """Make a concentration of a channel of light."""
+    del node["dataType"], node["wavelengthIndex"]
+    node["dataType"], node["dataTypeLabel"] = 99999, label
+
+
+def write_snirf(
+    path: Path, unit: str = "", start: float = 0.0, scale: float = 1.0, *, short: bool = False, processed: bool = False
+) -> np.ndarray:
+    """Write SNIRF 1.0 with h5py: two stimuli, a clock in full or by start and step, in s or ms."""
     import h5py
 
-    values = light(8, n)
+    values = light()
     with h5py.File(path, "w") as file:
         file["formatVersion"] = "1.0"
-        nirs = file.create_group("nirs")
-        for key, word in {
-            "SubjectID": "s1", "MeasurementDate": "2024-01-02", "MeasurementTime": "03:04:05Z", "LengthUnit": "mm",
-            "TimeUnit": "s", "FrequencyUnit": "Hz",
-        }.items():  # fmt: skip
-            nirs[f"metaDataTags/{key}"] = word
-        nirs["data1/dataTimeSeries"], nirs["data1/time"] = values.T, np.arange(n) / RATE
-        rows = [(pair, k) for pair in PAIRS for k in (1, 2)]
-        for number, ((s, d), k) in enumerate(rows, 1):
-            names = {"sourceIndex": s, "detectorIndex": d, "wavelengthIndex": k, "dataType": 1, "dataTypeIndex": 1}
-            for key, value in names.items():
-                nirs[f"data1/measurementList{number}/{key}"] = value
-        nirs["probe/wavelengths"] = np.array(WAVES, float)
-        nirs["probe/sourcePos3D"] = np.array([[0, 0, 0], [30, 0, 0]], float)
-        nirs["probe/detectorPos3D"] = np.array([[0, 30, 0], [30, 30, 0]], float)
-        nirs["stim1/name"], nirs["stim1/data"] = "go", np.array([[1.0, 0.5, 1.0], [4.0, 0.5, 1.0]])
-    return values
+        about = file.create_group("nirs/metaDataTags")
+        for name, text in (("SubjectID", "s1"), ("LengthUnit", "m"), ("TimeUnit", "s" if scale == 1 else "ms")):
+            about[name] = text
+        about["MeasurementDate"], about["MeasurementTime"] = "2024-01-02", "03:04:05Z"
+        probe = file.create_group("nirs/probe")
+        probe["wavelengths"] = np.array(WAVES, dtype=float)
+        probe["sourcePos3D"] = np.array([[0.00, 0.01, 0.02], [0.03, 0.04, 0.05]])
+        probe["detectorPos3D"] = np.array([[0.02, 0.01, 0.02], [0.05, 0.04, 0.05]])
+        data = file.create_group("nirs/data1")
+        data["dataTimeSeries"] = values.T
+        clock = start + np.arange(values.shape[1]) / RATE
+        data["time"] = (np.array([start, 1 / RATE]) if short else clock) * scale
+        for k in range(4):
+            node = data.create_group(f"measurementList{k + 1}")
+            node["sourceIndex"], node["detectorIndex"] = PAIRS[k // 2]
+            node["wavelengthIndex"], node["dataType"], node["dataTypeIndex"] = k % 2 + 1, 1, 1
+            if processed:
+                _processed(node, "HbR" if k % 2 else "HbO")
+            if unit:
+                node["dataUnit"] = unit
+        for k, (name, at) in enumerate((("go", 1.0), ("stop", 4.0))):
+            node = file.create_group(f"nirs/stim{k + 1}")
+            node["name"], node["data"] = name, np.array([[(start + at) * scale, 0.5 * scale, 1.0]])
+    return values * {"": 1.0, "mV": 1e-3, "uM": 1e-6}[unit]
 
 
-def write_nirx(path: Path, n: int = 120) -> np.ndarray:
-    """Write a folder of NIRStar 15.2; ``path`` is its header."""
+def _nirx_common(path: Path, values: np.ndarray) -> None:
+    """Write the intensities: both wavelengths of every pair, of which the probe wants the outer two."""
+    for k, name in enumerate(("wl1", "wl2")):
+        columns = [values[k], values[k] * 0 + 9.0, values[2 + k]]
+        lines = [" ".join(f"{x:.6f}" for x in row) for row in np.stack(columns, axis=1)]
+        path.with_suffix(f".{name}").write_text("\n".join(lines) + "\n")
+
+
+def write_nirx(path: Path) -> np.ndarray:
+    """Write what NIRStar 15.2 leaves in a folder: header, two wavelengths, participant, probe, two triggers."""
     from scipy.io import savemat
 
-    folder, values = path.parent, light(8, n)
-    key = ",".join(f"{s}-{d}:{k}" for k, (s, d) in enumerate(PAIRS, 1)) + ","
-    path.write_text(
-        '[GeneralInfo]\nFileName="a"\nDate="Tue, Jan 02, 2024"\nTime="03:04:05.00"\nDevice="NIRScout"\nNIRStar="15.2"\n'
-        f'\n[ImagingParameters]\nWavelengths="760\t850"\nSamplingRate={RATE}\n\n[DataStructure]\nS-D-Key="{key}"\n'
-        'S-D-Mask="#\n1\t1\n1\t1\n#"\n'
+    values = light()
+    _nirx_common(path, values)
+    head = (
+        '[GeneralInfo]\nFileName="a"\nDate="Tue, Jan 02, 2024"\nTime="03:04:05.000"\nDevice="NIRScout 8x8"\n'
+        f'NIRStar="15.2"\n\n[ImagingParameters]\nSources=2\nDetectors=2\nWavelengths="760\t850"\n'
+        f'SamplingRate={RATE:.6f}\n\n[DataStructure]\nS-D-Key="1-1:1,1-2:2,2-2:3,"\n'
     )
-    (folder / "a.inf").write_text(
-        '[Subject Demographics]\nName="s1"\nAge="30"\nGender="Female"\n'.replace('"30"', "30")
-    )
-    for k, end in enumerate(("wl1", "wl2")):
-        rows = "".join(" ".join(f"{x:.4f}" for x in row) + " \r\n" for row in values[k::2].T)
-        (folder / f"a.{end}").write_bytes(rows.encode())
-    (folder / "a.evt").write_text("10\t1\t0\t0\t0\t0\t0\t0\t0\n50\t0\t1\t0\t0\t0\t0\t0\t0\n")
-    for name in ("a.set", "a.tpl", "a_config.txt", "a.dat"):
-        (folder / name).write_text("settings\n")
-    place = np.array([[-50, 20, 60], [-40, -20, 70]], float) / 10
-    middle = np.array([(place[s - 1] + place[d - 1]) / 2 for s, d in PAIRS])
-    probes = {"index_c": np.array(PAIRS), "coords_s3": place, "coords_d3": place + 2, "coords_c3": middle}
-    savemat(folder / "a_probeInfo.mat", {"probeInfo": {"probes": probes}})
+    path.write_text(head)
+    path.with_suffix(".inf").write_text('[Subject Demographics]\nName="s1"\nAge=30\nGender="F"\n')
+    path.with_suffix(".evt").write_text("100\t1\t0\t0\t0\n400\t0\t1\t0\t0\n")
+    for name in (".set", ".tpl", ".dat"):
+        path.with_suffix(name).write_text("0\n")
+    (path.parent / "a_config.txt").write_text("source_number=2;\n")
+    places = {"coords_s3": [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]], "coords_d3": [[2.0, 1.0, 2.0], [5.0, 4.0, 5.0]]}
+    places["coords_c3"] = [[1.0, 1.0, 2.0], [4.0, 4.0, 5.0]]
+    probes = {"index_c": np.array(PAIRS, dtype=np.uint8), **{k: np.array(v) for k, v in places.items()}}
+    savemat(path.parent / "a_probeInfo.mat", {"probeInfo": {"probes": probes}})
     return values
 
 
-def write_boxy(path: Path, n: int = 60, several: bool = False) -> np.ndarray:
-    """Write BOXY 0.40 with one detector and two sources, in one line a time or in one line a source."""
-    values = light(6, n)  # DC, AC, phase of source 1, then of source 2
-    values[2::3] *= 100
-    mark = np.zeros(n, int)
-    mark[20:25] = 3
-    head = (
-        "BOXY.EXE: 0.40\n1 Detector Channels\n2 External MUX Channels\n4 Auxiliary Channels\n"
-        f"{RATE} Updata Rate (Hz)\n#DATA BEGINS\n"
+def write_aurora(path: Path) -> np.ndarray:
+    """Write what Aurora 2021.9 leaves in a folder: header, two wavelengths, participant, probe, two triggers."""
+    values = light()
+    _nirx_common(path, values)
+    path.write_text(
+        f"[GeneralInfo]\nVersion=2021.9.0-6-g14ef4a71\nDate=2024-01-02 03:04:05.000\nSampling rate={RATE}\n\n"
+        "[DataStructure]\nKey=\n0-0,0-1,1-1\n"
     )
-    if several:
-        names = ["time", "exmux", "A-AC", "A-DC", "A-Ph", "digaux"]
-        parts = values.reshape(2, 3, n)
-        rows = [(t / RATE, s, *parts[s, [1, 0, 2], t], mark[t]) for t in range(n) for s in range(2)]
+    (path.parent / "a_config.json").write_text("{}")
+    about = {"subject": "s1", "gender": "Female", "age": "30"}
+    (path.parent / "a_description.json").write_text(json.dumps(about))
+    probes = {"index_c": PAIRS, "coords_s3": [[0, 10, 20], [30, 40, 50]], "coords_d3": [[20, 10, 20], [50, 40, 50]]}
+    probe = {"head_circumference": 610.0, "probes": {**probes, "coords_c3": [[10, 10, 20], [40, 40, 50]]}}
+    (path.parent / "a_probeInfo.json").write_text(json.dumps({"probeInfo": probe}))
+    lines = [f"2024-01-02T03:04:0{k}.000;{frame};{k}" for k, frame in ((1, 100), (2, 400))]
+    path.with_suffix(".tri").write_text("\n".join(lines) + "\n")
+    return values
+
+
+def write_boxy(path: Path, mixed: bool = False) -> np.ndarray:
+    """Write what BOXY 0.84 exports, one detector and two sources: in one row, or each source in a row of its own."""
+    n = 1000
+    values = light(n, 6)  # (source, DC and AC and phase)
+    marks = np.zeros(n)
+    marks[100:150], marks[400:450] = 1, 2
+    kinds = ("DC", "AC", "Ph")
+    if mixed:
+        names = ["exmux", *(f"A-{kind}" for kind in kinds)]
+        rows = [[k, *values[3 * k : 3 * k + 3, t]] for t in range(n) for k in range(2)]
     else:
-        kinds = [f"A-{kind}{s}" for s in (1, 2) for kind in ("DC", "AC", "Ph")]
-        names = ["time", *kinds, "digaux"]
-        rows = [(t / RATE, *values[:, t], mark[t]) for t in range(n)]
-    body = "".join("\t".join(f"{x:g}" for x in row) + "\n" for row in rows)
-    path.write_text(head + "\t".join(names) + "\n\n" + body + "#DATA ENDS\n")
-    found = values.copy()
-    found[2::3] *= np.pi / 180
-    return found
-
-
-def write_hitachi(path: Path, n: int = 50) -> np.ndarray:
-    """Write one probe of 3 x 5 optodes: 22 channels of two wavelengths."""
-    values = light(44, n)
-    names = [f"CH{k}({wave})" for k in range(1, 23) for wave in ("700.1", "829.2")]
-    lines = [
-        "Header", "File Version,1.08", "Patient Information", "ID,s1", "Name,A B", "Comment,", "Age,30y", "Sex,Female",
-        "Analyze Information", "AnalyzeMode,Continuous", "Measure Information", "Date,2024/01/02 3:04", "Mode,3x5",
-        "Wave[nm],695,830", f"Wave Length,{','.join(names)}", f"Sampling Period[s],{1 / RATE:g}", "", "", "Data",
-        f"Probe1,{','.join(names)},Mark,Time,BodyMovement,RemovalMark,PreScan",
+        names = ["time", *(f"A-{kind}{k + 1}" for kind in kinds for k in range(2)), "digaux"]
+        order = [0, 3, 1, 4, 2, 5]
+        rows = [[t / RATE, *values[order, t], marks[t]] for t in range(n)]
+    head = [
+        "#ISS Inc.", "BOXY.EXE: 0.84", "1 Detector Channels", "2 External MUX Channels",
+        f"{RATE} Update Rate (Hz)", "#DATA BEGINS", "\t".join(names), "",
     ]  # fmt: skip
-    mark = np.zeros(n, int)
-    mark[[10, 30]] = 1, 2
-    for t in range(n):
-        when = f"03:04:{5 + t / RATE:05.2f}"
-        lines.append(f"{t + 1},{','.join(f'{x:.4f}' for x in values[:, t])},{mark[t]},{when},0,0,0")
-    path.write_text("".join(f"{line}\n" for line in lines))
+    table = ["\t".join(f"{x:.6f}" for x in row) for row in rows]
+    path.write_text("\n".join([*head, *table, "#DATA ENDS", ""]))
+    return values * np.array([1.0, 1.0, np.pi / 180] * 2)[:, None]
+
+
+def write_hitachi(path: Path, end: str = "\n") -> np.ndarray:
+    """Write what the ETG-7000 exports: a grid of 3 by 5 optodes, 22 pairs by two wavelengths, one mark."""
+    n = 300
+    values = light(n, 44)
+    names = [f"CH{k // 2 + 1}({700.1 if k % 2 == 0 else 829.1})" for k in range(44)]
+    head = [
+        "Header", "File Version,1.18", "ID,s1", "Name,s1", "Age,30y", "Sex,Female", "AnalyzeMode,Continuous",
+        "Date,1/2/24 3:04", "Mode,3x5", "Wave[nm],695,830", ",".join(["Wave Length", *names]),
+        f"Sampling Period[s],{1 / RATE}", "", "Data", ",".join(["Probe1", *names, "Mark", "Time", "PreScan"]),
+    ]  # fmt: skip
+    rows = [
+        ",".join([str(t + 1), *(f"{x:.6f}" for x in values[:, t]), str(int(t == 100)), f"14:{t / RATE:05.2f}", "0"])
+        for t in range(n)
+    ]
+    path.write_bytes((end.join([*head, *rows]) + end).encode())
     return values
 
 
@@ -122,6 +159,8 @@ def write_hitachi(path: Path, n: int = 50) -> np.ndarray:
 FORMATS = {
     "SNIRF": Format("a.snirf", write_snirf),
     "NIRx": Format("a.hdr", write_nirx, data="a.wl2"),
+    "Aurora": Format("a.hdr", write_aurora, data="a.wl1"),
     "BOXY": Format("a.txt", write_boxy),
+    "BOXY mixed": Format("a.txt", lambda p: write_boxy(p, mixed=True)),
     "Hitachi": Format("a.csv", write_hitachi, sized=False),
 }

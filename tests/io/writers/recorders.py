@@ -1,7 +1,4 @@
-"""Files of Nicolet, Neuroelectrics, eXimia, BCI2000 and EyeLink, written byte by byte in their documented layouts.
-
-Every function returns the values that the file stands for, (channel, time), in V; EyeLink's in pixels.
-"""
+"""Files of single makers of amplifiers, written byte by byte; every function returns the values that they stand for."""
 
 from __future__ import annotations
 
@@ -9,101 +6,115 @@ from pathlib import Path
 
 import numpy as np
 
-from .eeg import NAMES, Format, volts
-
-
-def _codes(quantum: float, n: int = 1000, channels: int = 4) -> np.ndarray:
-    """Return noise of 20 microvolt as whole numbers of a quantum in V."""
-    return np.rint(volts(channels, n) / quantum).astype(np.int64)
+from .eeg import NAMES, RATE, Format, volts
 
 
 def write_nicolet(path: Path) -> np.ndarray:
-    """Write a ``.data`` and a ``.head`` file: int16 of 0.1 microvolt."""
-    codes = _codes(1e-7)
-    path.write_bytes(codes.T.astype("<i2").tobytes())
-    lines = {
-        "start_ts": "2024-01-02 03:04:05.000", "num_samples": 1000, "sample_freq": 100, "conversion_factor": 0.1,
-        "num_channels": 4, "elec_names": f"[{','.join(NAMES)}]", "pat_id": 1, "adm_id": 2, "rec_id": 3,
-        "duration_in_sec": 10, "sample_bytes": 2,
-    }  # fmt: skip
-    path.with_suffix(".head").write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
-    return codes * 1e-7
+    """Write ``.data`` of int16 and ``.head``; returns (channel, time) in V."""
+    codes = np.rint(volts() * 1e6 / 0.179).astype("<i2")
+    lines = ["start_ts=2024-01-02 03:04:05.000", f"num_samples={codes.shape[1]}", f"sample_freq={RATE:g}"]
+    lines += ["conversion_factor=0.179000", f"num_channels={len(codes)}", f"elec_names=[{','.join(NAMES)}]"]
+    lines += ["pat_id=1", "adm_id=2", "rec_id=3", "duration_in_sec=10", "sample_bytes=2"]
+    path.with_suffix(".head").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_bytes(codes.T.tobytes())
+    return codes * 0.179e-6
 
 
-def write_nedf(path: Path, n: int = 1003) -> np.ndarray:
-    """Write NEDF 1.4: blocks of one accelerometer sample and five of EEG in 24 bits and trigger in 32."""
-    quantum = 2.4 / (6.0 * 8388607)
-    codes = _codes(quantum, n)
-    montage = "".join(f"<C{k}>{name}</C{k}>" for k, name in enumerate(NAMES))
-    xml = (
-        "<nedf><NEDFversion>1.4</NEDFversion><NumberOfChannelsOfAccelerometer>3</NumberOfChannelsOfAccelerometer>"
-        "<EEGSettings><TotalNumberOfChannels>4</TotalNumberOfChannels><EEGSamplingRate>500</EEGSamplingRate>"
-        f"<NumberOfRecordsOfEEG>{n}</NumberOfRecordsOfEEG><EEGMontage>{montage}</EEGMontage></EEGSettings>"
-        "<StepDetails><StartDate_firstEEGTimestamp>1704164645000</StartDate_firstEEGTimestamp></StepDetails></nedf>"
-    )
-    trigger = np.zeros(n, np.int64)
-    trigger[[100, 150]] = 3, 5
-    frames = []
-    for t in range(n):
-        bytes_of = (codes[:, t] % (1 << 24)).astype(">u4")[:, None].view(np.uint8)[:, 1:]
-        frames.append(bytes_of.tobytes() + int(trigger[t]).to_bytes(4, "big", signed=True))
-    body = b"".join((bytes(6) if t % 5 == 0 else b"") + frame for t, frame in enumerate(frames))
-    path.write_bytes(xml.encode().ljust(10_240, b"\x00") + body)
-    return codes * quantum
+def write_nedf(path: Path, n: int = 1003, *, version: bool = True, motion: int = 3, stim: bool = False) -> np.ndarray:
+    """Write ``.nedf``: XML, then blocks of five samples of int24; a trigger 7 at samples 100 and 101, 9 at the last."""
+    step = 2.4 / (6.0 * 8388607)
+    codes = np.rint(volts(4, n) / step).astype(">i4")
+    codes[0, :2] = -(1 << 23) + 1, (1 << 23) - 1
+    tag = "<NEDFversion>1.3</NEDFversion>" if version else ""
+    names = "".join(f"<C{k}>{name}</C{k}>" for k, name in enumerate(NAMES))
+    text = f"""<nedf>{tag}<NumberOfChannelsOfAccelerometer>{motion}</NumberOfChannelsOfAccelerometer>
+    <EEGSettings><TotalNumberOfChannels>4</TotalNumberOfChannels><EEGSamplingRate>500</EEGSamplingRate>
+    <EEGMontage>{names}</EEGMontage><NumberOfRecordsOfEEG>{n}</NumberOfRecordsOfEEG></EEGSettings>
+    <StepDetails><StartDate_firstEEGTimestamp>1704164645000</StartDate_firstEEGTimestamp></StepDetails>
+    {"<STIMSettings/>" if stim else ""}</nedf>"""
+    trigger = np.zeros(n, dtype=">i4" if version else "u1")
+    trigger[[100, 101]], trigger[-1] = 7, 9
+    three, body = codes.T.copy().view("u1").reshape(n, 4, 4)[..., 1:], b""
+    for k in range(n):
+        body += bytes(2 * motion) if k % 5 == 0 else b""
+        body += three[k].tobytes() + bytes(24 if stim else 0) + trigger[k : k + 1].tobytes()
+    path.write_bytes(text.encode().ljust(10240, b"\x00") + body)
+    return codes * step
 
 
-def write_eximia(path: Path, n: int = 500) -> np.ndarray:
-    """Write 64 channels of int16 without any header; returns the 60 of EEG."""
-    quantum = 0.07629510948348212e-6
-    codes = _codes(quantum, n, 64)
-    codes[:3] = 0
-    codes[1, 100:110] = 2000
-    path.write_bytes(codes.T.astype("<i2").tobytes())
-    return codes[4:] * quantum
+def write_eximia(path: Path) -> np.ndarray:
+    """Write ``.nxe``: gate, two triggers (a pulse on the first), EOG, 60 channels of EEG; returns the last 61 in V."""
+    step = np.array([25000.0, *[5000.0] * 60])[:, None] / 65535 * 1e-6
+    codes = np.rint(volts(61) / step).astype("<i2")
+    trigger = np.zeros((3, codes.shape[1]), dtype="<i2")
+    trigger[1, 290:300] = 3277
+    path.write_bytes(np.concatenate([trigger, codes]).T.tobytes())
+    return codes * step
 
 
-def write_bci2000(path: Path) -> np.ndarray:
-    """Write int16 of 0.1 microvolt with an offset, and two bytes of states."""
-    codes = _codes(1e-7)
-    states = np.zeros((1000, 2), np.uint8)
-    states[300:350, 0], states[600:650, 0], states[:, 1] = 3, 5, 1
-    body = np.concatenate([np.ascontiguousarray(codes.T + 7, "<i2").view(np.uint8), states], axis=1)
-    lines = [
-        "[ State Vector Definition ] ", "StimulusCode 8 0 0 0", "Running 1 0 1 0", "[ Parameter Definition ] ",
-        "Source int SamplingRate= 100Hz 256 1 % // samples per second", "Source int SourceCh= 4 4 1 % // channels",
-        "Source intlist SourceChOffset= 4 7 7 7 7 0 % % // offsets",
-        "Source floatlist SourceChGain= 4 0.1 0.1muV 0.1 0.0001mV 1 % % // gains",
-        f"Source list ChannelNames= 4 {' '.join(NAMES)} // names", "",
-    ]  # fmt: skip
-    rest = "".join(f"{line}\r\n" for line in lines)
-    first = "BCI2000V= 1.1 HeaderLen= {:6d} SourceCh= 4 StatevectorLen= 2 DataFormat= int16\r\n"
-    length = len(first.format(0)) + len(rest)
-    path.write_bytes((first.format(length) + rest).encode() + body.tobytes())
-    return codes * 1e-7
+_BCI2000_STATES = "Running 1 0 0 0\r\nStimulusCode 8 0 1 0\r\nTarget 4 0 0 1\r\n"
 
 
-def write_eyelink(path: Path, n: int = 600) -> np.ndarray:
-    """Write one block of one eye at 1000 Hz with a message, a fixation and a blink."""
+def write_bci2000(path: Path, form: str = "int16", *, lines: tuple[str, ...] | None = None) -> np.ndarray:
+    """Write ``.dat`` of BCI2000: parameters, states, then samples with two bytes of states; returns V.
+
+    ``lines`` replaces those parameters that tell factors, offsets and names.
+    """
+    codes = np.rint(volts() * 1e6 / 0.25) + 100
+    if lines is None:
+        names = " ".join(name.replace("'", "%27") for name in NAMES)
+        lines = (
+            "Source:Signal floatlist SourceChGain= 4 0.25 0.25muV 250nV 0.00025mV 1 % % // factor",
+            "Source:Signal floatlist SourceChOffset= { a b c d } 100 100 100 100 0 % % // offset",
+            f"Source:Signal list ChannelNames= 4 {names} // names",
+        )
+    rate = f"Source:Signal int SamplingRate= {RATE:g}Hz 256Hz 1 % // rate"
+    body = ["[ State Vector Definition ]", _BCI2000_STATES.rstrip(), "[ Parameter Definition ]"]
+    body += ["Source:Signal int SourceCh= 4 16 1 % // channels", rate, *lines, "", ""]
+    start = "BCI2000V= 1.1 HeaderLen= {:6d} SourceCh= 4 StatevectorLen= 2 DataFormat= " + form + "\r\n"
+    text = "\r\n".join(body)
+    states = np.zeros((codes.shape[1], 2), dtype="u1")
+    states[:, 0], states[100:110, 1], states[500:510, 1] = 0b10101, 3, 12
+    samples = codes.T.astype({"int16": "<i2", "int32": "<i4", "float32": "<f4"}[form])
+    frames = np.concatenate([samples.copy().view("u1").reshape(len(states), -1), states], axis=1)
+    path.write_bytes((start.format(len(start.format(0)) + len(text)) + text).encode() + frames.tobytes())
+    return (codes - 100) * 0.25e-6
+
+
+def write_eyelink(path: Path, eyes: str = "L", blocks: int = 1, rate: int = 100, extra: str = "") -> np.ndarray:
+    """Write ``.asc`` of EyeLink: gaze in pixels and area of the pupil; after a block comes a pause of 0.5 s.
+
+    Returns (channel, time), NaN where there is no value: in one sample, and in pauses.
+    """
+    n, step = 1000 // blocks, 1000 // rate if 1000 % rate == 0 else 1000 / rate
     rng = np.random.default_rng(0)
-    values = np.round(np.stack([rng.normal(500, 9, n), rng.normal(400, 9, n), rng.normal(900, 9, n)]), 1)
-    rows = [f"{1000 + t}\t{x:8.1f}\t{y:8.1f}\t{p:8.1f}\t..." for t, (x, y, p) in enumerate(values.T)]
-    told = "GAZE\tRIGHT\tRATE\t1000.00\tTRACKING\tCR\tFILTER\t2"
-    lines = [
-        "** CONVERTED FROM a.edf using edfapi 4.2.1", "** DATE: Tue Jan  2 03:04:05 2024",
-        "** TYPE: EDF_FILE BINARY EVENT SAMPLE TAGGED", "**", "", "START\t1000 \tRIGHT\tSAMPLES\tEVENTS",
-        "PRESCALER\t1", "VPRESCALER\t1", "PUPIL\tAREA", f"EVENTS\t{told}", f"SAMPLES\t{told}", *rows[:200],
-        "MSG\t1200 go", *rows[200:400], "EFIX R   1100\t1399\t300\t  500.0\t  400.0\t    900", *rows[400:],
-        "EBLINK R 1450\t1499\t50", f"END\t{1000 + n - 1} \tSAMPLES\tEVENTS\tRES\t  37.50\t  30.30",
-    ]  # fmt: skip
-    path.write_text("".join(f"{line}\n" for line in lines))
-    return values
+    values = np.round(rng.normal(500.0, 50.0, size=(3 * len(eyes) + 2 * bool(extra), n * blocks)), 1)
+    values[:2, 7] = np.nan
+    words = "\t".join({"L": "LEFT", "R": "RIGHT"}[eye] for eye in eyes) + (f"\t{extra}" if extra else "")
+    lines = ["** CONVERTED FROM a.edf using edfapi 4.2.1", "** DATE: Tue Jan  2 03:04:05 2024", "**", ""]
+    made, first = [], 5000
+    for b in range(blocks):
+        lines += ["MSG\t4990 before", f"START\t{first} \t{words}\tSAMPLES\tEVENTS", "PRESCALER\t1", "PUPIL\tAREA"]
+        lines += [f"{kind}\tGAZE\t{words}\tRATE\t {rate:.2f}\tTRACKING\tCR" for kind in ("EVENTS", "SAMPLES")]
+        lines += [f"MSG\t{first + 100} go {b}", f"SBLINK {eyes[0]} {first + 20}"]
+        lines += [f"EBLINK {eyes[0]} {first + 20}\t{first + 60}\t40"]
+        for k in range(b * n, (b + 1) * n):
+            numbers = "\t".join("   ." if np.isnan(v) else f"{v:7.1f}" for v in values[:, k])
+            lines.append(f"{int(first + step * (k - b * n))}\t{numbers}\t...")
+        last = int(first + step * (n - 1))
+        lines.append(f"END\t{last} \tSAMPLES\tEVENTS\tRES\t  47.75\t  45.92")
+        made += [values[:, b * n : (b + 1) * n], np.full((len(values), rate // 2), np.nan)]
+        first = last + int(step) + 500
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return np.concatenate(made[:-1], axis=1)
 
 
 #: The files that damage is tried on.
 FORMATS = {
     "Nicolet": Format("a.data", write_nicolet),
-    "NEDF": Format("a.nedf", lambda p: write_nedf(p, 203)),
-    "eXimia": Format("a.nxe", lambda p: write_eximia(p, 100), sized=False),
+    "NEDF": Format("a.nedf", write_nedf),
+    "eXimia": Format("a.nxe", write_eximia, sized=False),
     "BCI2000": Format("a.dat", write_bci2000, sized=False),
     "EyeLink": Format("a.asc", write_eyelink),
+    "EyeLink of two blocks": Format("a.asc", lambda p: write_eyelink(p, blocks=2), sized=False),
 }

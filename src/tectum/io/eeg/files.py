@@ -48,7 +48,6 @@ _SIGNS: dict[str, tuple[re.Pattern[bytes], str]] = {
 #: Format -> package that MNE needs for it besides its own code.
 _NEEDS = {
     "ANT": ("antio",), "Curry": ("curryreader",), "EGI": ("mffpy", "defusedxml"), "MEF": ("pymef",), "NSx": ("neo",),
-    "NEDF": ("defusedxml",), "EyeLink": ("pandas",),
 }  # fmt: skip
 _RAW_ENDING = "This filename"
 
@@ -74,6 +73,8 @@ def format_of(path: Path) -> str:
         )
     if path.is_dir() and (path / "config").is_file() and any(path.glob("c,rf*")):
         return "BTi"
+    if path.is_dir() and any(path.glob("*.wl1")) and any(path.glob("*.hdr")):
+        return "NIRx"
     return _by_signature(path) if path.is_file() else ""
 
 

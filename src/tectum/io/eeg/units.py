@@ -13,7 +13,7 @@ from tectum.core.units import UNITS
 
 from .opened import Opened
 
-#: Formats that state a unit of each signal, all of which MNE calls a voltage.
+#: Formats that state or imply a unit of each signal, all of which MNE calls a voltage.
 STATED = ("EDF", "BDF", "GDF", "FieldTrip", "eXimia", "BCI2000")
 #: Code of a unit in MNE's channel table -> our word; all others are arbitrary.
 _CODES = {107: "V", 112: "T", 201: "T/m", 7: "rad", 1: "m", 3: "s", 101: "Hz"}
@@ -26,7 +26,6 @@ PLAUSIBLE = {
     "mag": (1e-16, 1e-7),
     "grad": (1e-15, 1e-6),
 }
-_LIGHT = ("fnirs_cw_amplitude", "fnirs_fd_ac_amplitude")  # MNE says V, the instruments count in units of their own
 VOLTAGE = {"V", "mV", "uV", "nV"}
 #: Physical dimensions that are no voltage and need no remark.
 _OTHER = {
@@ -80,8 +79,8 @@ def unit_of(code: int, stated: str, opened: Opened, kind: str) -> tuple[str, flo
     kind : str
         Type of the channel.
     """
-    if kind in _LIGHT:
-        return "a.u.", 1.0
+    if kind.startswith("fnirs") and _CODES.get(code) == "V" and stated not in VOLTAGE:
+        return "a.u.", 1.0  # MNE calls every intensity of light a voltage
     if kind == "stim" or opened.kind not in STATED:
         return _CODES.get(code, "a.u."), 1.0
     applied = opened.scale(stated)
