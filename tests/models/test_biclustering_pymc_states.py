@@ -34,7 +34,9 @@ from tectum.stats.mixtures import partition_log_prob
 pytest.importorskip("pymc")
 
 N_UNITS, N_TIME = 8, 60
-ALPHA, GAMMA, KAPPA, R_SHAPE, R_RATE = 5.0, 5.0, 10.0, 2.0, 0.1
+ALPHA, GAMMA, KAPPA, R_SHAPE, R_RATE = 5.0, 5.0, 10.0, 20.0, 0.5
+N_CHAINS, BURN, DRAWS, THIN = 16, 400, 2000, 5
+NUTS_TUNE, NUTS_DRAWS = 200, 1300
 DOUBLE = torch.float64
 
 
@@ -51,12 +53,12 @@ def _truth(n_chains: int) -> State:
     path = [torch.tensor([[0.8, -0.6], [-0.8, 0.6]], dtype=DOUBLE)]
     for t in range(1, N_TIME):
         path.append((law[:, states[t]] @ path[-1].unsqueeze(-1)).squeeze(-1) + steps[:, t])
-    level = torch.tensor([2.8, 3.0, 2.6, 2.9, 2.7, 3.0, 2.8, -2.0], dtype=DOUBLE)
+    level = torch.tensor([3.4, 3.6, 3.2, 3.5, 3.3, 3.6, 3.4, -2.0], dtype=DOUBLE)
     loading = torch.tensor([1.0, -1.0, 0.8, -0.9, 1.0, -1.1, 0.9, 0.7], dtype=DOUBLE)
     log_pi = torch.tensor([[0.95, 0.05], [0.05, 0.95]], dtype=DOUBLE).log()
     one = State(
         torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), torch.stack([level, loading], -1),
-        torch.full((N_UNITS,), math.log(20.0), dtype=DOUBLE), torch.stack(path, 1), states,
+        torch.full((N_UNITS,), math.log(40.0), dtype=DOUBLE), torch.stack(path, 1), states,
         torch.nn.functional.pad(law, (0, 1)), noise.expand(2, 2, 2, 2), log_pi,
         torch.full((2,), math.log(0.5), dtype=DOUBLE), torch.zeros(5, dtype=DOUBLE),
     )  # fmt: skip
@@ -72,7 +74,7 @@ def _world() -> tuple[Data, Hyper]:
     seen, starts = torch.ones(N_UNITS, N_TIME, dtype=torch.bool), torch.arange(N_TIME) == 0
     truth, draw = _truth(1), generator(101)
     eta = log_mean(truth.beta, truth.path, truth.labels, make_data(blank, seen, starts=starts))[0]
-    gain = torch.distributions.Gamma(20.0, 20.0)
+    gain = torch.distributions.Gamma(40.0, 40.0)
     torch.manual_seed(101)
     rate = eta.exp() * gain.sample((N_UNITS, N_TIME)).double()
     return make_data(torch.poisson(rate, generator=draw), seen, starts=starts), hyper
@@ -150,7 +152,7 @@ def _aligned(state: State) -> State:
     order = torch.stack([state.labels[:, 0], 1 - state.labels[:, 0]], -1)  # slot of every named cluster
     labels = (state.labels != state.labels[:, :1]).long()
     matrix, noise, path = state.matrix[chains, order], state.noise[chains, order], state.path[chains, order]
-    sign = state.beta[:, [0, 4], 1].sign()  # units 0 and 4 never share a cluster
+    sign = (state.beta[:, [0, 4], 1] - state.beta[:, [1, 5], 1]).sign()  # differences do not change if m takes up x
     flip = torch.stack([torch.ones_like(sign), sign], -1)  # (chain, cluster, q)
     beta = state.beta * flip[chains, labels]
     wide = torch.cat([flip, torch.ones_like(sign)[..., None]], -1)
@@ -197,12 +199,12 @@ def _log_steps(state: State) -> torch.Tensor:
     return step_log_prob(state.path, tables, torch.arange(N_TIME) == 0)[:, :, 1:, :2].sum(1)
 
 
-def _forward(state: State) -> torch.Tensor:
-    """Log density of all steps with the states summed out, bin after bin: (chain,)."""
-    message = torch.full((len(state.labels), 2), math.log(0.5), dtype=DOUBLE)
+def _messages(state: State) -> list[torch.Tensor]:
+    """Log density of the steps so far and of each current state, bin after bin: (chain, state) each."""
+    found = [torch.full((len(state.labels), 2), math.log(0.5), dtype=DOUBLE)]
     for step in _log_steps(state).unbind(1):
-        message = (message[..., None] + state.log_pi).logsumexp(-2) + step
-    return message.logsumexp(-1)
+        found.append((found[-1][..., None] + state.log_pi).logsumexp(-2) + step)
+    return found
 
 
 def _fit(state: State, data: Data) -> torch.Tensor:
@@ -221,7 +223,7 @@ def _our_density(state: State, weight: torch.Tensor, data: Data, hyper: Hyper) -
     total = total - steps[chains, torch.arange(N_TIME - 1), state.states[:, 1:]].sum(-1)
     total = total - states_log_prob(state.states, data, hyper, state.log_base)
     mixture = torch.stack([weight.log(), (-weight).log1p()], -1)[..., None] + fit
-    total = total + mixture.logsumexp(1).sum(-1) + _forward(state)
+    total = total + mixture.logsumexp(1).sum(-1) + _messages(state)[-1].logsumexp(-1)
     base = state.log_base.exp()
     total = total + torch.distributions.Dirichlet(torch.full((2,), GAMMA / 2, dtype=DOUBLE)).log_prob(base)
     rows = ALPHA * base[:, None] + KAPPA * torch.eye(2, dtype=DOUBLE)
@@ -257,4 +259,115 @@ def test_log_joint_is_that_of_pymc() -> None:
     points = _point(state, weight)
     theirs = np.array([density({name: value[k] for name, value in points.items()}) for k in range(16)])
     assert np.ptp(theirs) > 100  # the points are far apart
-    np.testing.assert_allclose(ours - ours[0], theirs - theirs[0], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours - ours[0], theirs - theirs[0], rtol=0, atol=1e-4)
+
+
+def _values(state: State, data: Data) -> torch.Tensor:
+    """Quantities that labels and signs leave alone, (chain, quantity).
+
+    Log mean rates of both groups and of the quiet unit, mean log r, whether the quiet unit is with the first, number
+    of switches, and means over time of log |Q|, of the trace of A and of the probability to stay.
+    """
+    chains, states = torch.arange(len(state.labels))[:, None], state.states
+    rate = log_mean(state.beta, state.path, state.labels, data).exp().mean(-1).log()
+    size = state.noise.logdet().sum(1)
+    trace = state.matrix[..., :2].diagonal(dim1=-2, dim2=-1).sum((1, -1))
+    stay = state.log_pi.diagonal(dim1=-2, dim2=-1).exp()
+    over_time = [value[chains, states[:, 1:]].mean(-1) for value in (size, trace, stay)]
+    together = (state.labels[:, 7] == state.labels[:, 0]).double()
+    switches = (states[:, 1:] != states[:, :-1]).double().sum(-1)
+    return torch.stack([rate[:, :4].mean(-1), rate[:, 4:7].mean(-1), rate[:, 7], state.log_r.mean(-1), together,
+                        switches, *over_time], -1)  # fmt: skip
+
+
+def _from_tectum(data: Data, hyper: Hyper) -> tuple[np.ndarray, list[dict[str, np.ndarray]]]:
+    """Quantities (chain, draw, quantity) of the sampler, and points of PyMC's model."""
+    state = _burnt_in(N_CHAINS, BURN, data, hyper)
+    values, points = [], []
+    for n in range(DRAWS):
+        state = sweep(state, data, hyper, generator(spawn(3, n)))
+        named = _aligned(state)
+        values.append(_values(named, data))
+        if n % THIN == THIN - 1:
+            points.append(_point(named, _weights(named.labels, n)))
+    return torch.stack(values, 1).numpy(), points
+
+
+def _constrained(point: dict[str, np.ndarray], chain: int) -> dict[str, np.ndarray]:
+    """Values of PyMC's variables at a point."""
+    back = {"log": np.exp, "logodds": lambda x: 1 / (1 + np.exp(-x))}
+    parts = {name: name.removesuffix("__").split("_") for name in point}
+    return {own[0]: back[own[1]](point[name][chain]) if own[1:] else point[name][chain] for name, own in parts.items()}
+
+
+def _with_labels_and_states(post: dict[str, torch.Tensor], data: Data) -> State:
+    """Draw labels and states given all the rest: (draw, ...)."""
+    n, zero = len(post["d"]), torch.zeros(len(post["d"]), 2, 2, dtype=DOUBLE)
+    factor = torch.stack([torch.stack([post["chi"][..., 0].sqrt(), zero], -1),
+                          torch.stack([post["off"], post["chi"][..., 1].sqrt()], -1)], -2)  # fmt: skip
+    stay = post["stay"]
+    log_pi = torch.stack(
+        [torch.stack([stay[:, 0], 1 - stay[:, 0]], -1), torch.stack([1 - stay[:, 1], stay[:, 1]], -1)], 1
+    )
+    state = State(
+        torch.zeros(n, N_UNITS, dtype=torch.int64), torch.stack([post["d"], post["c"]], -1), post["r"].log(),
+        post["path"], torch.zeros(n, N_TIME, dtype=torch.int64), post["matrix"],
+        torch.linalg.inv(100 * factor @ factor.mT), log_pi.log(),
+        torch.stack([post["base"], 1 - post["base"]], -1).log(), torch.zeros(n, 5, dtype=DOUBLE),
+    )  # fmt: skip
+    draw, fit, weight = generator(104), _fit(state, data), post["weight"].logit()[:, None]
+    second = torch.rand(n, N_UNITS, generator=draw, dtype=DOUBLE) > (weight + fit[:, 0] - fit[:, 1]).sigmoid()
+    messages, path = _messages(state), []
+    log_next = torch.zeros(n, 2, dtype=DOUBLE)
+    for message in reversed(messages):
+        chance = (message + log_next).softmax(-1)[:, 1]
+        path.append((torch.rand(n, generator=draw, dtype=DOUBLE) < chance).long())
+        log_next = state.log_pi[torch.arange(n), :, path[-1]]
+    return state._replace(labels=second.long(), states=torch.stack(path[::-1], -1))
+
+
+def _from_pymc(data: Data, points: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """Quantities (chain, draw, quantity) under NUTS."""
+    import pymc as pm
+    from pymc.step_methods.hmc.quadpotential import QuadPotentialFull
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = _model(data)
+        names = [value.name for value in model.value_vars]
+        flat = [np.concatenate([point[name].reshape(N_CHAINS, -1) for name in names], 1) for point in points]
+        metric = np.cov(np.concatenate(flat).T)
+        metric = 0.95 * metric + 0.05 * np.diag(np.diag(metric))
+        with model:
+            step = pm.NUTS(potential=QuadPotentialFull(metric))
+            post = pm.sample(NUTS_DRAWS, tune=NUTS_TUNE, step=step, chains=2, cores=1, random_seed=3, progressbar=False,
+                             initvals=[_constrained(points[-1], 0), _constrained(points[-1], N_CHAINS // 2)],
+                             compute_convergence_checks=False).posterior  # fmt: skip
+    drawn = {name: torch.as_tensor(post[name].values).flatten(0, 1) for name in post}
+    return _values(_with_labels_and_states(drawn, data), data).unflatten(0, (2, -1)).numpy()
+
+
+def _summary(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, Monte-Carlo error, effective draws and R-hat of every quantity."""
+    import arviz as az
+
+    each = [values[..., k] for k in range(values.shape[-1])]
+    ess = np.array([float(az.ess(value, method="mean")) for value in each])
+    r_hat = np.array([float(az.rhat(value)) for value in each])
+    return values.mean((0, 1)), values.std((0, 1)) / np.sqrt(ess), ess, r_hat
+
+
+@pytest.mark.slow
+def test_posterior_agrees_with_nuts() -> None:
+    """Rates, dispersion, clusters, states and dynamics agree within three Monte-Carlo errors."""
+    data, hyper = _world()
+    values, points = _from_tectum(data, hyper)
+    ours, our_error, our_ess, our_r_hat = _summary(values)
+    theirs, their_error, their_ess, their_r_hat = _summary(_from_pymc(data, points))
+    z = (ours - theirs) / np.sqrt(our_error**2 + their_error**2)
+    print("means", ours, theirs, "errors", our_error, their_error, "z", z)
+    print("effective draws", our_ess, their_ess, "R-hat", our_r_hat, their_r_hat)
+    assert max(our_r_hat.max(), their_r_hat.max()) < 1.05
+    assert min(our_ess.min(), their_ess.min()) > 50
+    assert np.abs(z).max() < 3, z
+    assert 0.02 < theirs[4] < 0.98  # the quiet unit's cluster is open
