@@ -259,7 +259,7 @@ def test_log_joint_is_that_of_pymc() -> None:
     points = _point(state, weight)
     theirs = np.array([density({name: value[k] for name, value in points.items()}) for k in range(16)])
     assert np.ptp(theirs) > 100  # the points are far apart
-    np.testing.assert_allclose(ours - ours[0], theirs - theirs[0], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(ours - ours[0], theirs - theirs[0], rtol=0, atol=1e-8)
 
 
 def _values(state: State, data: Data) -> torch.Tensor:

@@ -317,8 +317,8 @@ def log_joint(state: State, data: Data, hyper: Hyper) -> Tensor:
     total = total + partition_log_prob(sizes, hyper.partition)
     total = total - 0.5 * (state.beta.square() + math.log(2 * math.pi)).sum((-2, -1))
     if not hyper.poisson:
-        gamma = torch.distributions.Gamma(hyper.r_shape, hyper.r_rate, validate_args=False)
-        total = total + (gamma.log_prob(state.log_r.exp().cpu()).to(total.device)).sum(-1)
+        scale = hyper.r_shape * math.log(hyper.r_rate) - math.lgamma(hyper.r_shape)
+        total = total + (scale + (hyper.r_shape - 1) * state.log_r - hyper.r_rate * state.log_r.exp()).sum(-1)
     return (
         total
         + _dynamics_log_prob(state, data, hyper, n_clusters)
