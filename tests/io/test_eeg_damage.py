@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from writers import boxed, meg, nirs, recorders, squid, vendors
+from writers import boxed, compiled, meg, nirs, recorders, squid, vendors
 from writers.mutate import survive
 
 import tectum
 from tectum.core.errors import LoadError, TectumWarning
 from tectum.io.eeg.read import read_eeg
 
-FORMATS = {**vendors.FORMATS, **recorders.FORMATS, **nirs.FORMATS, **meg.FORMATS, **squid.FORMATS, **boxed.FORMATS}
+ROOMS = (vendors, recorders, nirs, meg, squid, boxed, compiled)
+FORMATS = {kind: made for room in ROOMS for kind, made in room.FORMATS.items()}
 
 
 @pytest.mark.parametrize("kind", FORMATS)

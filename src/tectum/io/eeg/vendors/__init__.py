@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..opened import Opened
-from . import bci2000, boxed, clinical, eyelink, meg, nirs, nirs_text, recorders, squid
+from . import bci2000, boxed, clinical, compiled, eyelink, meg, nirs, nirs_text, recorders, squid
 
-_ROOMS = (clinical, recorders, bci2000, eyelink, nirs, nirs_text, meg, squid, boxed)
+_ROOMS = (clinical, recorders, bci2000, eyelink, nirs, nirs_text, meg, squid, boxed, compiled)
 #: Format -> how a file of it is checked and opened, given whether a file that was cut off is wanted nevertheless.
 OPENERS: dict[str, Callable[[Path, bool], Opened]] = {
     kind: way for room in _ROOMS for kind, way in room.OPENERS.items()
