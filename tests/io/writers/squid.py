@@ -1,4 +1,4 @@
-"""Files of KIT and CTF written byte by byte in their documented layouts.
+"""Files of KIT, CTF and BTi written byte by byte in their documented layouts.
 
 Every function returns the field in T, (channel, time).
 """
@@ -92,8 +92,63 @@ def write_ctf(folder: Path, trials: int = 2, length: int = 300) -> np.ndarray:
     return codes[:3] / (-gain * bits)
 
 
+# BTi
+
+
+def _aligned(data: bytes) -> bytes:
+    """Fill up to a multiple of eight bytes."""
+    return data + bytes(-len(data) % 8)
+
+
+def _text(word: str, size: int) -> bytes:
+    return word.encode().ljust(size, b"\x00")
+
+
+def write_bti(folder: Path, n: int = 500) -> np.ndarray:
+    """Write a folder of 4D Neuroimaging: three magnetometers of a float32 each and a trigger, and their ``config``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values, names = field(3, n), ("A1", "A2", "A3", "TRIGGER")
+    trigger = np.zeros((1, n), np.float32)
+    trigger[0, 100:110] = 4
+    body = np.concatenate([values, trigger]).T.astype(">f4").tobytes()
+    head = struct.pack(">h5sxhhiiiif", 1, b"rfDC", 3, 1, 1, 1, 0, 0, 1 / RATE) + _text("time", 16)
+    head += struct.pack(">ih2xiihhi", 1, 4, 0, 0, 0, 0, 1704164645) + bytes(20)
+    head = _aligned(head) + struct.pack(">ifffiii", n, n / RATE, 0, 0, 0, 0, 0) + bytes(28)
+    for k, name in enumerate(names):
+        head += _text(name, 16) + struct.pack(">hhf", k + 1, 0, 1.0) + _text("T", 16) + bytes(8)
+        head += struct.pack(">ddii4sf", -1, 1, k, 0, b"", 0) + bytes(24)
+    head += struct.pack(">i20si32si256si", 0, b"BTi_defaults", 0, b"x", 1704164645, b"x", 0) + bytes(32)
+    (folder / "c,rfDC").write_bytes(_aligned(_aligned(body) + head) + struct.pack(">q", len(_aligned(body))))
+    eye = struct.pack(">16d", *np.vstack([np.eye(4)[:3], np.ones(4)]).ravel())  # the last row scales
+    table = struct.pack(">iii16si28s", 2, 16, 3, b"x", 1, b"") + b"".join(_text(x, 16) for x in (*names[:3], "MxA"))
+    table += struct.pack(">3f", 0, 0, 0)
+    weights = struct.pack(">iII32s80sII72s", 2, 0, 3, b"x", b"", 1, 1, b"")
+    weights += b"".join(_text(x, 16) for x in (*names[:3], "MxA", "MxA")) + struct.pack(">3f3h", *[0] * 6)
+    config = struct.pack(">h32s16shihhffhhh", 1, b"lab", b"dap", 1, 0, 50, 4, 1.0, 1.0, 1, 2, 0)
+    config += bytes(2 + 4 + 32) + eye
+    for kind, block in (("B_E_table_used", table), ("B_weights_used", weights)):
+        config += struct.pack(">I20si32sII32s", 0, kind.encode(), 0, b"x", 0, len(block), b"")
+        config = _aligned(_aligned(config) + block)
+    for k, name in enumerate(names):
+        kind = 5 if k == 3 else 1
+        config += _text(name, 16) + struct.pack(">hHh2xff16sdi32s", k + 1, kind, 0, 1.0, 1.0, b"", 0, 0, b"")
+        config = _aligned(config) + bytes(40)
+        if k == 3:
+            config += struct.pack(">i2x32s", 0, b"")
+        else:
+            place = np.eye(4)
+            place[:3, 3] = 0.01 * k, 0.05, 0.1
+            place[3, :3] = 1
+            config += struct.pack(">f4s", 0, b"") + struct.pack(">16d", *place.ravel())
+            config += struct.pack(">hh4x32s", 0, 0, b"")
+        config = _aligned(config)
+    (folder / "config").write_bytes(config)
+    return values
+
+
 #: The files that damage is tried on.
 FORMATS = {
     "KIT": Format("a.sqd", write_kit),
     "CTF": Format("a.ds", write_ctf, data="a.ds/a.meg4"),
+    "BTi": Format("a", write_bti, data="a/c,rfDC"),
 }

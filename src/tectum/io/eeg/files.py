@@ -134,8 +134,8 @@ def open_file(path: Path, *, infer_types: bool = True, truncated: bool = False) 
         return OPENERS[kind](path, truncated)
     if kind == "FieldTrip":
         return _open_fieldtrip(path)
-    if kind not in _CONTENT or path.is_dir():
-        return _plain(path, kind)
+    if path.is_dir():
+        raise LoadError(explain(str(path), expected=f"a file of {kind}", got="a folder"))
     found, compressed = content(path), magic(path, 2) == b"\x1f\x8b" and kind == "FIF"
     if found != _CONTENT[kind] and not compressed:
         first = f"{found} content" if found else f"first bytes {magic(path, 8)!r}"
@@ -158,24 +158,6 @@ def _check_packages(path: Path, kind: str) -> None:
             raise MissingExtraError(
                 explain(str(path), expected=f"the package {package}", got="it is not installed", fix=fix)
             )
-
-
-def _plain(path: Path, kind: str) -> Opened:
-    """Open what MNE alone knows how to check."""
-    import mne
-
-    if kind == "BTi":
-        pdf, head = next(iter(sorted(path.glob("c,rf*")))), path / "hs_file"
-        raw = mne.io.read_raw_bti(pdf, head_shape_fname=head.name if head.is_file() else None, verbose="WARNING")
-        return Opened(kind, [raw])
-    own = {
-        "ANT": "read_raw_ant",
-        "FIL": "read_raw_fil",
-        "ARTEMIS": "read_raw_artemis123",
-        "Hitachi": "read_raw_hitachi",
-    }
-    raw = getattr(mne.io, own.get(kind, "read_raw"))(path, verbose="WARNING")
-    return Opened(kind or path.suffix, [raw], dict(getattr(raw, "_orig_units", {})), volts)
 
 
 def _open_fieldtrip(path: Path) -> Opened:

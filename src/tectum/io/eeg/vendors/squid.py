@@ -1,4 +1,4 @@
-"""KIT and CTF: what these files of SQUID systems say of their own size, then MNE."""
+"""KIT, CTF and BTi: what these files of SQUID systems say of their own size, then MNE."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ _CTF_HEADER, _CTF_TEXT = 8, 1844  # bytes of a .meg4 header, place of the descri
 _CTF_CHANNEL, _CTF_NAME, _CTF_COEFFICIENTS = 1328, 32, 1992
 _CTF_COIL, _CTF_MEG = 48, 5  # bytes to the place of the first coil in the description of a channel; type of a sensor
 _CTF_SIZES = struct.Struct(">ih2xddh")  # samples, channels, rate, s of a trial, trials; at byte 1288
+
+_BTI_BYTES = {1: 2, 2: 4, 3: 4, 4: 8}  # of a number, by the form of the data
+_BTI_EPOCHS, _BTI_EPOCH, _BTI_CHANNEL, _BTI_INDEX = 96, 56, 104, 64  # start of the epochs; bytes of each part
 
 
 def _refuse(path: Path, expected: str, got: str, fix: str = "") -> LoadError:
@@ -193,5 +196,58 @@ def _open_ctf(path: Path, truncated: bool) -> Opened:
     return Opened("CTF", [_checked(path, raw, channels=channels, samples=samples, rate=rate)])
 
 
+# BTi
+
+
+def check_bti(path: Path) -> tuple[int, int, float]:
+    """Compare the data of a BTi file with the header behind them: channels, samples, rate."""
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        place = _read(stream, size - 8, ">q")[0] & 0x7FFFFFFF if size >= 8 else -1
+        place += -place % 8
+        if not 0 < place < size - 8:
+            raise _refuse(path, f"a header inside the file of {size} bytes", f"at byte {place}", _CUT)
+        form, _, epochs = _read(stream, place + 8, ">hhi")
+        period = _read(stream, place + 28, ">f")[0]
+        channels = _read(stream, place + 52, ">h")[0]
+        width = _BTI_BYTES.get(form, 0)
+        start = place + _BTI_EPOCHS
+        fits = epochs > 0 and start + epochs * _BTI_EPOCH + channels * _BTI_CHANNEL <= size
+        if not width or not 1 <= channels <= _MOST_CHANNELS or not fits or not 0 < period < math.inf:
+            got = f"{epochs} epochs of {channels} channels in form {form}, a period of {period:g} s"
+            raise _refuse(path, "epochs, channels and a period", got, _CUT)
+        counts = [_read(stream, start + k * _BTI_EPOCH, ">i")[0] for k in range(epochs)]
+        start += epochs * _BTI_EPOCH + _BTI_INDEX
+        numbers = [_read(stream, start + k * _BTI_CHANNEL, ">i")[0] for k in range(channels)]
+    need = channels * width * sum(counts)
+    if min(counts) < 1 or need + -need % 8 != place or sorted(numbers) != list(range(channels)):
+        expected = f"{sum(counts)} samples of {channels} channels in {need} bytes"
+        raise _refuse(path, expected, f"{place} bytes, channels {sorted(numbers)[:4]}", _CUT)
+    return channels, sum(counts), 1 / period
+
+
+def _open_bti(path: Path, truncated: bool) -> Opened:
+    import mne
+
+    parts, head = sorted(path.glob("c,rf*")), path / "hs_file"
+    if not parts:
+        raise _refuse(path, "data (c,rf...)", "none")
+    channels, samples, rate = check_bti(parts[0])
+    _check_config(path / "config", channels)
+    shape = head.name if head.is_file() else None
+    raw = mne.io.read_raw_bti(parts[0], head_shape_fname=shape, verbose="WARNING")
+    return Opened("BTi", [_checked(path, raw, channels=channels, samples=samples, rate=rate)])
+
+
+def _check_config(path: Path, channels: int) -> None:
+    """Refuse a description of the system whose numbers cannot be; MNE reads it to its end."""
+    with open(path, "rb") as stream:
+        described = _read(stream, 58, ">h")[0]
+        sensors, blocks = _read(stream, 68, ">hh")
+    if not (channels <= described <= _MOST_CHANNELS and 1 <= sensors <= 64 and 2 <= blocks <= 256):
+        got = f"{described} channels, {sensors} sensors, {blocks} blocks"
+        raise _refuse(path, f"{channels} channels or more, sensors and blocks", got, _CUT)
+
+
 #: Format -> how it is opened after its size was compared with its header.
-OPENERS = {"KIT": _open_kit, "CTF": _open_ctf}
+OPENERS = {"KIT": _open_kit, "CTF": _open_ctf, "BTi": _open_bti}
