@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from writers import boxed
 from writers.mutate import survive
 
 import tectum
 from tectum.core.errors import InputError, LoadError, MissingExtraError, TectumWarning
+from tectum.io import neo_files
 from tectum.io.neo_files import read_neo
 
 neo = pytest.importorskip("neo")
@@ -81,7 +86,7 @@ def test_what_neo_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         read_neo(tmp_path / "x.txt")
     with pytest.raises(InputError, match="a class of neo.io, got 'BlackrokIO'; did you mean 'BlackrockIO'"):
         read_neo(tmp_path / "x.txt", io="BlackrokIO")
-    with pytest.raises(LoadError, match=r"x\.txt: expected what neo.io.AxonIO reads"):
+    with pytest.raises(LoadError, match=r"x\.txt: expected a file that neo.io.AxonIO reads"):
         read_neo(tmp_path / "x.txt", io="AxonIO")
     import sys
 
@@ -96,3 +101,89 @@ def test_damage(tmp_path: Path) -> None:
     read = lambda p: read_neo(p, io="AsciiSpikeTrainIO")  # noqa: E731
     count = survive(read, tmp_path / "s" / "spikes.txt", tmp_path / "work", n=300, fixed=())
     assert count["refused"] > 40
+
+
+# Binary files
+
+
+def write_nev(path: Path) -> None:
+    """Write a file of Blackrock 2.3 with two channels and spikes of both."""
+    names = [b"NEUEVWAV" + struct.pack("<HBBHHhhBBH", k, 1, k, 250, 0, 0, 0, 1, 2, 10) + bytes(8) for k in (1, 2)]
+    packet = 8 + 2 * 10
+    head = b"NEURALEV" + bytes((2, 3)) + struct.pack("<HIIII8H", 1, 336 + 64, packet, 30_000, 30_000,
+                                                     2024, 1, 2, 2, 3, 4, 5, 6)  # fmt: skip
+    head = head.ljust(332, b"\x00") + struct.pack("<I", 2)
+    times = [3000, 6000, 9000, 30_000]
+    body = b"".join(struct.pack("<IHBB", t, 1 + k % 2, 1, 0) + bytes(20) for k, t in enumerate(times))
+    path.write_bytes(head + b"".join(names) + body)
+
+
+def write_blackrock(folder: Path) -> np.ndarray:
+    """Write signals of 2 kHz and spikes; returns the signals in V."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_nev(folder / "a.nev")
+    return boxed.write_nsx(folder / "a.ns3", 3000)
+
+
+def write_spikeglx(folder: Path, n: int = 500) -> np.ndarray:
+    """Write a NIDQ stream of four channels; returns the values in V."""
+    folder.mkdir(parents=True, exist_ok=True)
+    codes = np.random.default_rng(0).integers(-900, 900, (4, n))
+    (folder / "run_g0_t0.nidq.bin").write_bytes(codes.T.astype("<i2").tobytes())
+    about = {
+        "fileName": "D:/run_g0_t0.nidq.bin", "fileSizeBytes": 8 * n, "nSavedChans": 4, "niSampRate": 1000,
+        "typeThis": "nidq", "firstSample": 0,
+        "niAiRangeMax": 5, "niMNGain": 1, "niMAGain": 1, "snsMnMaXaDw": "0,0,4,0", "snsSaveChanSubset": "0:3",
+        "niMaxInt": 32768, "~snsChanMap": "(0,0,4,0)(XA0;0:0)(XA1;1:1)(XA2;2:2)(XA3;3:3)",
+    }  # fmt: skip
+    (folder / "run_g0_t0.nidq.meta").write_text("".join(f"{key}={value}\n" for key, value in about.items()))
+    return codes * 5 / 32768
+
+
+def test_blackrock_equals_what_was_written(tmp_path: Path) -> None:
+    values = write_blackrock(tmp_path / "s")
+    found = read_neo(tmp_path / "s" / "a.ns3", io="BlackrockIO", subject="m")
+    signals = [p for p in found.values() if isinstance(p, tectum.Recording)]
+    got = np.concatenate([s.to_units("V").values.numpy().reshape(3000, -1) for s in signals], axis=1)
+    np.testing.assert_allclose(got, values.T, rtol=2e-6, atol=1e-12)
+    assert {s.rate for s in signals} == {2000.0}
+    trains = found["spikes"].trains()
+    np.testing.assert_allclose([t.tolist() for t in trains], [[0.1, 0.3], [0.2, 1.0]], rtol=0, atol=1e-9)
+
+
+def test_spikeglx_equals_what_was_written(tmp_path: Path) -> None:
+    values = write_spikeglx(tmp_path / "run_g0")
+    found = read_neo(tmp_path / "run_g0", io="SpikeGLXIO")
+    (signal,) = (p for p in found.values() if isinstance(p, tectum.Recording))
+    np.testing.assert_allclose(signal.to_units("V").values.numpy().reshape(500, 4), values.T, rtol=2e-6)
+    (tmp_path / "run_g0" / "run_g0_t0.nidq.bin").write_bytes(bytes(3992))
+    with pytest.raises(LoadError, match=r"nidq\.bin: expected 4000 bytes of 4 channels, got 3992"):
+        read_neo(tmp_path / "run_g0", io="SpikeGLXIO")
+
+
+def test_a_file_that_makes_neo_wait_or_crash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_blackrock(tmp_path / "s")
+    monkeypatch.setattr(neo_files, "_TRIAL", "import os; os.abort()")
+    with pytest.raises(
+        LoadError, match=r"a\.ns3: expected a file that neo.io.BlackrockIO reads, got the end of its process"
+    ):
+        read_neo(tmp_path / "s" / "a.ns3", io="BlackrockIO")
+    assert len(read_neo(tmp_path / "s" / "a.ns3", io="BlackrockIO", trial=False)) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("io", ["BlackrockIO", "SpikeGLXIO"])
+def test_damaged_binary_files(tmp_path: Path, io: str) -> None:
+    """Without the trial, which would take half a second each; a fifth of them with it."""
+    write, name = {"BlackrockIO": (write_blackrock, "a.ns3"), "SpikeGLXIO": (write_spikeglx, "")}[io]
+    write(tmp_path / "good")
+
+    def read(path: Path, trial: bool = False) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return read_neo(path / name, io=io, trial=trial)
+
+    count = survive(read, tmp_path / "good", tmp_path / "work", n=300)
+    assert count["refused"] > 100
+    count = survive(lambda path: read(path, trial=True), tmp_path / "good", tmp_path / "work", n=20, seed=1)
+    assert sum(count.values()) == 20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,34 @@ from tectum.core.session import Session
 
 from . import mat5
 from .files import reading
+from .neo_checks import CHECKS
 from .signature import magic
+from .trial import try_first
 
 #: Readers of neo that run what a file holds.
 UNSAFE = ("PickleIO",)
+_TRIAL = """
+import warnings
+warnings.simplefilter("ignore")
+from neo import io
+reader = getattr(io, sys.argv[3])(**{sys.argv[4]: sys.argv[1]})
+for block in range(reader.block_count()):
+    for segment in range(reader.segment_count(block)):
+        for stream in range(reader.signal_streams_count()):
+            reader.get_signal_size(block, segment, stream)
+        for unit in range(reader.spike_channels_count()):
+            reader.spike_count(block, segment, unit)
+"""
 
 
 def read_neo(
-    path: str | Path, *, io: str | None = None, subject: str = "", session: str = "", **options: Any
+    path: str | Path,
+    *,
+    io: str | None = None,
+    trial: bool = True,
+    subject: str = "",
+    session: str = "",
+    **options: Any,
 ) -> Session:
     """Read a file or folder with neo.
 
@@ -27,6 +49,9 @@ def read_neo(
         Anything that one of neo's classes reads.
     io : str, optional
         Name of the class, e.g. ``"BlackrockIO"``; default what neo picks by the suffix.
+    trial : bool, default True
+        Read the headers of binary files in another process first (half a second): a damaged file that makes neo crash
+        or wait is refused.
     subject, session : str
         Who and when.
     **options
@@ -57,9 +82,22 @@ def read_neo(
     with reading(path, f"what neo.io.{kind.__name__} reads"):
         if kind.__name__ == "NeoMatlabIO":
             _check_matlab(path)
+        if kind.__name__ in CHECKS:
+            CHECKS[kind.__name__](path)
+        if trial and not options and hasattr(kind, "parse_header") and kind.__name__ != "ExampleIO":
+            (place,) = _place(kind, path)
+            try_first(_TRIAL, path, f"neo.io.{kind.__name__}", kind.__name__, place)
         found = from_neo(_content(kind(**_place(kind, path), **options)), subject=subject, session=session)
+        _let_go()
     parts = found if isinstance(found, Session) else {"part": found}
     return Session(items_=dict(parts), meta={"format": "neo", "io": kind.__name__}, subject=subject, session=session)
+
+
+def _let_go() -> None:
+    """Close the files that neo's readers left open: they go with the readers, which refer to themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def _kind(classes: Any, path: Path, io: str | None) -> Any:
