@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,12 @@ from pathlib import Path
 from tectum.core.errors import LoadError, explain
 
 from .eeg.vendors.boxed import check_nsx
+from .files import load_npy
+from .signature import magic
 
 _CUT = "the file was cut off or is damaged: copy it anew"
 _NEV_HEADER, _NEV_ENTRY = 336, 32
+_NEURALYNX_HEADER, _NEURALYNX = 16_384, {".ncs": 1044, ".nev": 184}  # bytes of a record
 
 
 def check_blackrock(path: Path) -> None:
@@ -61,5 +65,45 @@ def check_spikeglx(path: Path) -> None:
         raise LoadError(explain(str(path), expected="a .meta file of SpikeGLX", got="none"))
 
 
+def check_neuralynx(path: Path) -> None:
+    """Check that the signals and events of a Neuralynx folder are whole records; how many there were, nothing says."""
+    folder = path if path.is_dir() else path.parent
+    for part in sorted(p for p in folder.iterdir() if p.suffix.lower() in _NEURALYNX):
+        size, record = part.stat().st_size, _NEURALYNX[part.suffix.lower()]
+        if not size:
+            continue  # the recorder leaves files without content for what it did not record
+        if magic(part, 8) != b"########" or size < _NEURALYNX_HEADER or (size - _NEURALYNX_HEADER) % record:
+            got = f"first bytes {magic(part, 8)!r}, {size} bytes"
+            expected = f"a header of {_NEURALYNX_HEADER} bytes and whole records of {record}"
+            raise LoadError(explain(str(part), expected=expected, got=got, fix=_CUT))
+
+
+def check_open_ephys(path: Path) -> None:
+    """Compare the samples of every stream of an Open Ephys folder with its channels and its numbers of samples."""
+    found = sorted(path.rglob("structure.oebin"))
+    for structure in found:
+        for stream in json.loads(structure.read_text(encoding="utf-8"))["continuous"]:
+            folder = structure.parent / "continuous" / str(stream["folder_name"])
+            if not folder.is_dir():
+                continue  # neo passes over a stream that was not recorded
+            data, channels = folder / "continuous.dat", int(stream["num_channels"])
+            if channels < 1 or len(stream["channels"]) != channels:
+                got = f"{channels} and {len(stream['channels'])}"
+                raise LoadError(explain(str(structure), expected="as many channels as described", got=got, fix=_CUT))
+            names = [p for n in ("sample_numbers.npy", "timestamps.npy") if (p := folder / n).is_file()]
+            samples, rest = divmod(data.stat().st_size, 2 * channels)
+            stated = len(load_npy(names[0])) if names else samples
+            if rest or samples != stated:
+                expected = f"{stated} samples of {channels} channels"
+                raise LoadError(explain(str(data), expected=expected, got=f"{data.stat().st_size} bytes", fix=_CUT))
+    if not found:
+        raise LoadError(explain(str(path), expected="a structure.oebin of Open Ephys", got="none"))
+
+
 #: Class of neo -> what is checked before it reads.
-CHECKS: dict[str, Callable[[Path], None]] = {"BlackrockIO": check_blackrock, "SpikeGLXIO": check_spikeglx}
+CHECKS: dict[str, Callable[[Path], None]] = {
+    "BlackrockIO": check_blackrock,
+    "NeuralynxIO": check_neuralynx,
+    "OpenEphysBinaryIO": check_open_ephys,
+    "SpikeGLXIO": check_spikeglx,
+}
