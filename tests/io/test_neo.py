@@ -128,12 +128,30 @@ def test_spikeglx_equals_what_was_written(tmp_path: Path) -> None:
 
 def test_a_file_that_makes_neo_wait_or_crash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     neo_formats.write_blackrock(tmp_path / "s")
-    monkeypatch.setattr(neo_files, "_TRIAL", "import os; os.abort()")
+    monkeypatch.setattr(neo_files, "_HEADERS", "import os; os.abort()")
     with pytest.raises(
         LoadError, match=r"a\.ns3: expected a file that neo.io.BlackrockIO reads, got the end of its process"
     ):
         read_neo(tmp_path / "s" / "a.ns3", io="BlackrockIO")
+    with pytest.raises(LoadError, match="got the end of its process"):
+        read_neo(tmp_path / "s" / "a.ns3", io="BlackrockIO", nsx_to_load=3)
     assert len(read_neo(tmp_path / "s" / "a.ns3", io="BlackrockIO", trial=False)) > 1
+
+
+def test_blackrock_may_be_named_by_its_stem(tmp_path: Path) -> None:
+    values = neo_formats.write_blackrock(tmp_path / "s")
+    found = read_neo(tmp_path / "s" / "a", io="BlackrockIO", nsx_to_load=3)
+    signals = [p for p in found.values() if isinstance(p, tectum.Recording)]
+    assert sum(s.values.numel() for s in signals) == values.size
+
+
+def test_a_lost_record_of_neuralynx_is_named(tmp_path: Path) -> None:
+    """neo would cut the other signals to that length."""
+    neo_formats.write_neuralynx(tmp_path / "s")
+    path = tmp_path / "s" / "CSC1.ncs"
+    path.write_bytes(path.read_bytes()[:-1044])
+    with pytest.raises(LoadError, match=r"as many records .*, got \{'CSC0.ncs': 2, 'CSC1.ncs': 1\}"):
+        read_neo(tmp_path / "s", io="NeuralynxIO")
 
 
 FORMATS = {
@@ -169,8 +187,8 @@ def test_damaged_binary_files(tmp_path: Path, io: str) -> None:
             warnings.simplefilter("ignore")
             return read_neo(path / place / name, io=io, trial=trial)
 
-    # of Neuralynx nothing says how many records there were; Axon's one number may be damaged to a smaller one
-    fixed = () if io in ("NeuralynxIO", "AxonIO") else None
+    # Axon's one number of samples may be damaged to a smaller one, a word of Neuralynx to that of another signal
+    fixed = () if io in ("AxonIO", "NeuralynxIO") else None
     count = survive(read, tmp_path / "good", tmp_path / "work", n=300, fixed=fixed)
     assert count["refused"] > 60
     assert count["loaded"] > 0

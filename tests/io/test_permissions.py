@@ -14,7 +14,7 @@ from test_cnmfe import made as write_neuron
 from test_links import FOLDERS
 from test_tables import write as write_arrays
 from test_temporaldata import write as write_temporaldata
-from writers import matlab, nwb, others
+from writers import matlab, neo_formats, nwb, others
 from writers.rights import as_nobody
 
 import tectum
@@ -56,6 +56,8 @@ FILES: dict[str, tuple[str, Callable[[Path], Any], Callable[[Path], Any]]] = {
     "inscopix": ("traces.csv", lambda p: others.write_inscopix(p.parent), read_inscopix),
     "matlab 7": ("a.mat", lambda p: matlab.write(p, {"st": [np.ones(2)]}, "7"), partial(read_matlab, schema=TRAIN)),
     "matlab 7.3": ("b.mat", lambda p: matlab.write(p, {"st": [np.ones(2)]}, "7.3"), partial(read_matlab, schema=TRAIN)),
+    "blackrock": ("a.ns3", lambda p: neo_formats.write_blackrock(p.parent), partial(read_neo, io="BlackrockIO")),
+    "axon": ("a.abf", neo_formats.write_axon, partial(read_neo, io="AxonIO")),
     "npy": ("x.npy", lambda p: np.save(p, np.ones((3, 2))), partial(read_array, dims=("time", "unit"), rate=1.0)),
     "npz": ("x.npz", lambda p: np.savez(p, t=np.ones(3), u=np.zeros(3, int)), partial(read_events, time="t", unit="u")),
     "csv": ("x.csv", lambda p: p.write_text("t,u\n0.5,0\n"), partial(read_events, time="t", unit="u")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -66,8 +67,12 @@ def check_spikeglx(path: Path) -> None:
 
 
 def check_neuralynx(path: Path) -> None:
-    """Check that the signals and events of a Neuralynx folder are whole records; how many there were, nothing says."""
+    """Check that the signals and events of a Neuralynx folder are whole records, as many for all signals of one rate.
+
+    How many there were nothing says, but neo would cut all signals to the shortest.
+    """
     folder = path if path.is_dir() else path.parent
+    counts: dict[bytes, dict[str, int]] = {}
     for part in sorted(p for p in folder.iterdir() if p.suffix.lower() in _NEURALYNX):
         size, record = part.stat().st_size, _NEURALYNX[part.suffix.lower()]
         if not size:
@@ -76,6 +81,15 @@ def check_neuralynx(path: Path) -> None:
             got = f"first bytes {magic(part, 8)!r}, {size} bytes"
             expected = f"a header of {_NEURALYNX_HEADER} bytes and whole records of {record}"
             raise LoadError(explain(str(part), expected=expected, got=got, fix=_CUT))
+        if part.suffix.lower() == ".ncs":
+            rate = re.search(rb"-SamplingFrequency\s+(\S+)", magic(part, _NEURALYNX_HEADER))
+            alike = counts.setdefault(rate[1] if rate else b"", {})
+            alike[part.name] = (size - _NEURALYNX_HEADER) // record
+    for alike in counts.values():
+        if len(set(alike.values())) > 1:
+            fix = "a file was cut off: copy it anew, or read the folder without it"
+            expected = "as many records in all signals of one rate"
+            raise LoadError(explain(str(folder), expected=expected, got=str(alike), fix=fix))
 
 
 def check_open_ephys(path: Path) -> None:

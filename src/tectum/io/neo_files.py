@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from .trial import try_first
 
 #: Readers of neo that run what a file holds.
 UNSAFE = ("PickleIO",)
-_TRIAL = """
+_START = """
+import json
 import warnings
 warnings.simplefilter("ignore")
 from neo import io
-reader = getattr(io, sys.argv[3])(**{sys.argv[4]: sys.argv[1]})
+reader = getattr(io, sys.argv[3])(**{sys.argv[4]: sys.argv[1]}, **json.loads(sys.argv[5]))
+"""
+_HEADERS = """
 for block in range(reader.block_count()):
     for segment in range(reader.segment_count(block)):
         for stream in range(reader.signal_streams_count()):
@@ -30,6 +34,13 @@ for block in range(reader.block_count()):
         for unit in range(reader.spike_channels_count()):
             reader.spike_count(block, segment, unit)
 """
+_WHOLE = """
+reader.read_block() if "Block" in {c.__name__ for c in reader.readable_objects} else reader.read_segment()
+"""
+#: Classes that read text, or what was checked before.
+_UNTRIED = (
+    "AsciiImageIO", "AsciiSignalIO", "AsciiSpikeTrainIO", "ExampleIO", "KlustaKwikIO", "NeoMatlabIO", "NestIO",
+)  # fmt: skip
 
 
 def read_neo(
@@ -50,8 +61,8 @@ def read_neo(
     io : str, optional
         Name of the class, e.g. ``"BlackrockIO"``; default what neo picks by the suffix.
     trial : bool, default True
-        Read the headers of binary files in another process first (half a second): a damaged file that makes neo crash
-        or wait is refused.
+        Read the headers of binary files in another process first (a third of a second), or the whole file where a
+        class of neo does not tell them apart: a damaged file that makes neo crash or wait there is refused.
     subject, session : str
         Who and when.
     **options
@@ -84,13 +95,27 @@ def read_neo(
             _check_matlab(path)
         if kind.__name__ in CHECKS:
             CHECKS[kind.__name__](path)
-        if trial and not options and hasattr(kind, "parse_header") and kind.__name__ != "ExampleIO":
-            (place,) = _place(kind, path)
-            try_first(_TRIAL, path, f"neo.io.{kind.__name__}", kind.__name__, place)
+        if trial and kind.__name__ not in _UNTRIED:
+            _try(kind, path, options)
         found = from_neo(_content(kind(**_place(kind, path), **options)), subject=subject, session=session)
         _let_go()
     parts = found if isinstance(found, Session) else {"part": found}
     return Session(items_=dict(parts), meta={"format": "neo", "io": kind.__name__}, subject=subject, session=session)
+
+
+def _try(kind: Any, path: Path, options: dict[str, Any]) -> None:
+    """Let neo read a file in another process: the headers, or all where a class of neo does not tell them apart.
+
+    Options that are no plain values cannot be handed over: then there is no trial.
+    """
+    try:
+        words = json.dumps(options)
+    except TypeError:
+        return
+    (place,) = _place(kind, path)
+    headers = hasattr(kind, "parse_header")
+    code, name = _START + (_HEADERS if headers else _WHOLE), kind.__name__
+    try_first(code, path, f"neo.io.{name}", name, place, words, whole=not headers)
 
 
 def _let_go() -> None:
