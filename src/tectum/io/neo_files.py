@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +99,8 @@ def read_neo(
             CHECKS[kind.__name__](path)
         if trial and kind.__name__ not in _UNTRIED:
             _try(kind, path, options)
-        found = from_neo(_content(kind(**_place(kind, path), **options)), subject=subject, session=session)
-        _let_go()
+        with _closing():
+            found = from_neo(_content(kind(**_place(kind, path), **options)), subject=subject, session=session)
     parts = found if isinstance(found, Session) else {"part": found}
     return Session(items_=dict(parts), meta={"format": "neo", "io": kind.__name__}, subject=subject, session=session)
 
@@ -118,11 +120,15 @@ def _try(kind: Any, path: Path, options: dict[str, Any]) -> None:
     try_first(code, path, f"neo.io.{name}", name, place, words, whole=not headers)
 
 
-def _let_go() -> None:
-    """Close the files that neo's readers left open: they go with the readers, which refer to themselves."""
+@contextmanager
+def _closing() -> Iterator[None]:
+    """Close the files that neo's readers leave open: they go with the readers, which refer to themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+        try:
+            yield
+        finally:
+            gc.collect()
 
 
 def _kind(classes: Any, path: Path, io: str | None) -> Any:

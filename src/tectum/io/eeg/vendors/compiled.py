@@ -179,7 +179,7 @@ def checksums(texts: list[bytes]) -> list[int]:
     Examples
     --------
     >>> [hex(value) for value in checksums([b"", b"123456789"])]
-    ['0xffffffff', '0xd2d3ed54']
+    ['0xffffffff', '0xd2c22f51']
     """
     table, pieces, counts = _table(), [], []
     for text in texts:
